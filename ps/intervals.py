@@ -1,0 +1,99 @@
+"""Interval set: non-negative integers that arrive nearly in order, such as the ids of applied leases.
+
+Kept as sorted intervals that neither overlap nor touch. A run that applied a million leases in order holds one
+interval; each lease still missing costs one more.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Interval(NamedTuple):
+    """The integers start .. stop - 1."""
+
+    start: int
+    stop: int
+
+
+class IntervalSet:
+    """A set of non-negative integers. `add` is its only mutator."""
+
+    __slots__ = ("_count", "_starts", "_stops")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []  # ascending; _stops[i - 1] < _starts[i] < _stops[i]
+        self._stops: list[int] = []
+        self._count = 0
+
+    @classmethod
+    def of(cls, intervals: Iterable[tuple[int, int]]) -> IntervalSet:
+        """The set that `intervals()` wrote down.
+
+        Raises:
+            ValueError: They are not ascending, or some are empty, overlap, touch or are negative: damaged, or not ours.
+        """
+        made = cls()
+        previous = -1
+        for start, stop in intervals:
+            if not previous < start < stop:
+                raise ValueError(f"got interval ({start}, {stop}) after {previous}, expected {previous} < start < stop")
+            made._starts.append(start)
+            made._stops.append(stop)
+            made._count += stop - start
+            previous = stop
+        return made
+
+    def add(self, x: int) -> bool:
+        """Put x into the set.
+
+        Returns:
+            True if x is new.
+
+        Raises:
+            ValueError: x is negative.
+        """
+        if x < 0:
+            raise ValueError(f"got {x}, expected a non-negative integer")
+        i = bisect_right(self._starts, x)  # interval i - 1 is the last that starts at or before x
+        if i > 0 and x < self._stops[i - 1]:
+            return False
+        extends_left = i > 0 and self._stops[i - 1] == x
+        extends_right = i < len(self._starts) and self._starts[i] == x + 1
+        if extends_left and extends_right:
+            self._stops[i - 1] = self._stops.pop(i)
+            del self._starts[i]
+        elif extends_left:
+            self._stops[i - 1] = x + 1
+        elif extends_right:
+            self._starts[i] = x
+        else:
+            self._starts.insert(i, x)
+            self._stops.insert(i, x + 1)
+        self._count += 1
+        return True
+
+    def __contains__(self, x: int) -> bool:
+        i = bisect_right(self._starts, x)
+        return i > 0 and x < self._stops[i - 1]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def intervals(self) -> tuple[Interval, ...]:
+        """The set as ascending intervals that neither overlap nor touch."""
+        return tuple(map(Interval, self._starts, self._stops))
+
+    def missing(self, stop: int) -> list[int]:
+        """The integers 0 .. stop - 1 that are not in the set, ascending."""
+        gaps: list[int] = []
+        covered = 0
+        for interval in self.intervals():
+            if covered >= stop:
+                break
+            gaps.extend(range(covered, min(interval.start, stop)))
+            covered = interval.stop
+        gaps.extend(range(covered, stop))
+        return gaps

@@ -1,0 +1,188 @@
+"""Journal records: what each actor handled, in its own order, as values. `ps.wire.files` puts them on disk.
+
+A record says what happened, never a gradient: replay recomputes that from the lease. Times are the driver's clock in
+seconds. Shards share no state, so each one's own order, with what every pull read, is enough to run everything again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ps.messages import Outcome, Reading, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOpened:
+    """A shard began (or came back): `elements` parameters at `version`, of which `samples` examples were applied."""
+
+    now: float
+    shard: int
+    shards: int
+    incarnation: int
+    version: int
+    samples: int
+    elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class PushHandled:
+    """A shard handled an exchange that carried a push.
+
+    Attributes:
+        rate: Learning rate that the schedule gave for it (0 for a duplicate).
+        staleness: Updates between what the push read here and its application; -1 for a duplicate.
+        version: The shard's version afterwards.
+        pulled: Whether the same exchange then pulled that version.
+    """
+
+    now: float
+    worker: int
+    number: int
+    lease: int
+    attempt: int
+    samples: int
+    read: tuple[Reading, ...]
+    outcome: Outcome
+    rate: float
+    staleness: int
+    version: int
+    pulled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PullHandled:
+    """A shard handled an exchange that only pulled."""
+
+    now: float
+    worker: int
+    number: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRefused:
+    """A shard refused an exchange before its first write. `lease` is -1 for a pull."""
+
+    now: float
+    worker: int
+    number: int
+    lease: int
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSent:
+    """A shard copied this version for the averager."""
+
+    now: float
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSkipped:
+    """A shard could not copy this version for the averager: two copies were still waiting."""
+
+    now: float
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted:
+    """The ledger granted a lease."""
+
+    now: float
+    worker: int
+    number: int
+    lease: int
+    attempt: int
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFinished:
+    """Every shard has the lease. `loss` is NaN and `worker` -1 where the shards said so after its worker was lost."""
+
+    now: float
+    worker: int
+    lease: int
+    attempt: int
+    samples: int
+    loss: float
+    errors: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFailed:
+    """A worker could not compute or deliver the lease's gradient."""
+
+    now: float
+    worker: int
+    lease: int
+    attempt: int
+    finite: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseReturned:
+    """The lease was late, lost or failed, and some shard lacks it: it will be granted again."""
+
+    now: float
+    lease: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStopped:
+    """No lease is granted from here on."""
+
+    now: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleAveraged:
+    """The averager took in a shard's weights at this version (`counted` false: it had that version already)."""
+
+    now: float
+    shard: int
+    incarnation: int
+    version: int
+    counted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExchanged:
+    """A worker's side of one exchange with one shard: what its pull read, and what became of its push (lease -1: it
+    only pulled).
+    """
+
+    now: float
+    worker: int
+    number: int
+    shard: int
+    lease: int
+    outcome: Outcome
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTimed:
+    """Where a worker's time for one lease went, in seconds."""
+
+    now: float
+    worker: int
+    lease: int
+    lease_seconds: float
+    turn_seconds: float
+    decode_seconds: float
+    compute_seconds: float
+    exchange_seconds: float
+
+
+Record = (
+    ShardOpened | PushHandled | PullHandled | ExchangeRefused | SampleSent | SampleSkipped
+    | LeaseGranted | LeaseFinished | LeaseFailed | LeaseReturned | LedgerStopped
+    | SampleAveraged | WorkerExchanged | WorkerTimed
+)  # fmt: skip

@@ -1,0 +1,382 @@
+"""Ledger: which lease goes to whom, and which are done. It makes every example of every epoch count exactly once.
+
+    handle(now, message) -> outbox        is the only mutator
+
+A lease is granted, then finished, or it comes back (late, lost, failed) and is granted again with the next attempt,
+after the shards were asked who has it. A worker that asks when nothing is to be had waits in line, and is answered when
+a lease comes back or the run ends; nothing in here blocks. Knows no clock and no network: time enters as `now`, and an
+expiry is a Tick like any other message.
+
+A lease whose gradient was not finite goes to another worker, at the versions that this one pulls. If it fails there too
+(or if there is no other worker), the run has diverged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from ps.errors import require
+from ps.intervals import IntervalSet
+from ps.journal import LeaseFailed, LeaseFinished, LeaseGranted, LeaseReturned, LedgerStopped
+from ps.messages import (
+    JOURNAL,
+    Address,
+    Failed,
+    Finished,
+    Granted,
+    Has,
+    Message,
+    NextLease,
+    NoMoreLeases,
+    Role,
+    Stop,
+    Tick,
+    WhoHas,
+    WorkerLost,
+)
+
+if TYPE_CHECKING:
+    from ps.leases import LeasePlan
+    from ps.shard import Outbox
+
+
+class Ending(Enum):
+    """Why no more leases are granted."""
+
+    COMPLETED = "completed"
+    SIGNAL = "signal"
+    TARGET = "target"
+    TIME = "time"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """How patient the ledger is.
+
+    Attributes:
+        lease_seconds: A lease not finished after this long is looked after (a lost worker's at once).
+        max_attempts: Grants of one lease before the run is given up.
+    """
+
+    lease_seconds: float = 300.0
+    max_attempts: int = 5
+
+    def __post_init__(self) -> None:
+        require(self.lease_seconds > 0, "ledger.lease_seconds", self.lease_seconds, "a positive number of seconds")
+        require(self.max_attempts >= 1, "ledger.max_attempts", self.max_attempts, "at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStatus:
+    """What the ledger tells about the run. `loss`: mean main loss of the last leases, at most an epoch's, or NaN."""
+
+    leases: int
+    granted: int
+    finished: int
+    reissued: int
+    outstanding: int
+    samples: int
+    skipped: int
+    workers: int
+    loss: float
+    recent_loss: float
+    recent_error: float
+    ending: str
+    message: str
+
+
+@dataclass(slots=True)
+class _Outstanding:
+    """A granted lease. `inquiry`: number of the inquiry it is part of (then nobody holds it any more), or 0."""
+
+    attempt: int
+    worker: int
+    deadline: float
+    inquiry: int = 0
+    reason: str = ""  # of its failure, for a person
+
+
+@dataclass(slots=True)
+class _Inquiry:
+    """A question to all shards. Invariant: answers holds each shard at most once."""
+
+    leases: tuple[int, ...]
+    deadline: float
+    answers: dict[int, frozenset[int]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One logical worker. Invariant: waiting implies lease is None."""
+
+    number: int = -1
+    waiting: bool = False
+    answer: Granted | NoMoreLeases | None = None
+    lease: int | None = None
+
+
+RECENT_LEASES = 50  # that the live view's loss is the mean of
+
+
+class Ledger:
+    """The ledger's state machine.
+
+    Args:
+        plan: The run's leases.
+        shards: Shards in the run, each asked before a lease is granted again.
+        settings: Patience.
+        workers: Logical workers 0..workers-1 that will ask; others may join under ids of their own.
+    """
+
+    def __init__(self, plan: LeasePlan, shards: int, settings: LedgerSettings, workers: int) -> None:
+        self._plan = plan
+        self._shards = shards
+        self._expected = workers
+        self._lost_workers: set[int] = set()  # their ids are never used again
+        self._settings = settings
+        self._next_id = 0
+        self._returned: list[tuple[int, int]] = []  # (lease, next attempt), ascending
+        self._outstanding: dict[int, _Outstanding] = {}
+        self._finished = IntervalSet()
+        self._workers: dict[int, _Worker] = {}
+        self._line: deque[int] = deque()  # workers in waiting, longest first
+        self._inquiries: dict[int, _Inquiry] = {}
+        self._inquiry = 0
+        self._not_finite: dict[int, set[int]] = {}  # lease -> workers that found it not finite
+        self._losses: deque[tuple[float, int, int]] = deque(maxlen=plan.leases_per_epoch)
+        self._granted = self._reissued = self._samples = self._skipped = 0
+        self._ending: Ending | None = None
+        self._message = ""
+
+    def status(self) -> LedgerStatus:
+        recent = list(self._losses)[-RECENT_LEASES:]
+        recent_count = sum(count for _, count, _ in recent)
+        return LedgerStatus(
+            leases=self._plan.leases,
+            granted=self._granted,
+            finished=len(self._finished),
+            reissued=self._reissued,
+            outstanding=len(self._outstanding) + len(self._returned),
+            samples=self._samples,
+            skipped=self._skipped,
+            workers=len(self._workers),
+            loss=_mean_loss(list(self._losses)),
+            recent_loss=_mean_loss(recent),
+            recent_error=sum(errors for _, _, errors in recent) / recent_count if recent_count else math.nan,
+            ending=self._ending.value if self._ending else "",
+            message=self._message,
+        )
+
+    @property
+    def _living(self) -> int:
+        """Workers that are not lost, whether they have asked yet or not; joiners count once they have."""
+        return len({*range(self._expected), *self._workers} - self._lost_workers)
+
+    def handle(self, now: float, message: Message) -> Outbox:
+        """Take in one message; return what goes out because of it, the journal's records first."""
+        out: Outbox = []
+        match message:
+            case NextLease():
+                self._next(now, message, out)
+            case WorkerLost():
+                self._lost(now, message.worker, out)
+            case Tick():
+                self._tick(now, out)
+            case Has():
+                self._answered(now, message, out)
+            case Stop():
+                self._stop(now, Ending(message.reason), "", out)
+            case _:
+                raise TypeError(
+                    f"ledger got {type(message).__name__}: it handles NextLease, WorkerLost, Tick, Has and Stop"
+                )
+        self._serve(now, out)
+        return sorted(out, key=lambda item: item[0] != JOURNAL)
+
+    # --- what workers say --------------------------------------------------------------------------------------------
+
+    def _next(self, now: float, message: NextLease, out: Outbox) -> None:
+        if message.worker in self._lost_workers:  # a zombie: nothing waits for it, and nothing is waited for
+            answer = NoMoreLeases(message.number, Ending.FAILED.value)
+            out.append((Address(Role.WORKER, message.worker), answer))
+            return
+        worker = self._workers.setdefault(message.worker, _Worker())
+        if message.number == worker.number:  # a retry: the same answer, or the same place in line
+            if worker.answer:
+                out.append((Address(Role.WORKER, message.worker), worker.answer))
+            return
+        if message.number < worker.number:
+            return
+        held, worker.lease = worker.lease, None
+        worker.number, worker.answer = message.number, None
+        match message.outcome:
+            case Finished() as done:
+                self._finish(now, message.worker, done, out)
+            case Failed() as failed:
+                self._fail(now, message.worker, failed, out)
+        if (
+            held is not None
+            and (lease := self._outstanding.get(held))
+            and lease.worker == message.worker
+            and not lease.inquiry
+        ):
+            self._inquire(now, [held], out)  # it came back without a word about what it held
+        if not worker.waiting:
+            worker.waiting = True
+            self._line.append(message.worker)
+
+    def _finish(self, now: float, worker: int, done: Finished, out: Outbox) -> None:
+        if not 0 <= done.lease < self._next_id or not self._finished.add(done.lease):
+            return
+        self._forget(done.lease)
+        lease = self._plan.lease(done.lease, done.attempt, 0.0)
+        self._samples += lease.count
+        self._skipped += done.skipped
+        self._losses.append((done.loss, lease.count, done.errors))
+        record = LeaseFinished(now, worker, done.lease, done.attempt, lease.count, done.loss, done.errors, done.skipped)
+        out.append((JOURNAL, record))
+
+    def _fail(self, now: float, worker: int, failed: Failed, out: Outbox) -> None:
+        lease = self._outstanding.get(failed.lease)
+        if lease is None or lease.worker != worker or lease.attempt != failed.attempt or lease.inquiry:
+            return
+        out.append((JOURNAL, LeaseFailed(now, worker, failed.lease, failed.attempt, failed.finite, failed.reason)))
+        if not failed.finite:
+            seen_by = self._not_finite.setdefault(failed.lease, set())
+            seen_by.add(worker)
+            if len(seen_by) > 1 or self._living == 1:
+                self._stop(now, Ending.DIVERGED, failed.reason, out)
+                return
+        lease.reason = failed.reason
+        self._inquire(now, [failed.lease], out)
+
+    # --- what the driver says ----------------------------------------------------------------------------------------
+
+    def _lost(self, now: float, worker: int, out: Outbox) -> None:
+        self._lost_workers.add(worker)
+        self._workers.pop(worker, None)
+        if worker in self._line:
+            self._line.remove(worker)
+        held = [id for id, lease in self._outstanding.items() if lease.worker == worker and not lease.inquiry]
+        self._inquire(now, held, out)
+
+    def _tick(self, now: float, out: Outbox) -> None:
+        late = [id for id, lease in self._outstanding.items() if not lease.inquiry and lease.deadline <= now]
+        self._inquire(now, late, out)
+        for number, inquiry in self._inquiries.items():
+            if inquiry.deadline <= now:
+                inquiry.deadline = now + self._settings.lease_seconds
+                silent = [shard for shard in range(self._shards) if shard not in inquiry.answers]
+                out += [(Address(Role.SHARD, shard), WhoHas(number, inquiry.leases)) for shard in silent]
+
+    def _stop(self, now: float, ending: Ending, message: str, out: Outbox) -> None:
+        if self._ending is None:
+            self._ending, self._message = ending, message
+            out.append((JOURNAL, LedgerStopped(now, ending.value)))
+
+    # --- leases that come back ---------------------------------------------------------------------------------------
+
+    def _inquire(self, now: float, leases: list[int], out: Outbox) -> None:
+        if not leases:
+            return
+        self._inquiry += 1
+        for lease in leases:
+            self._outstanding[lease].inquiry = self._inquiry
+        inquiry = _Inquiry(tuple(leases), now + self._settings.lease_seconds)
+        self._inquiries[self._inquiry] = inquiry
+        out += [(Address(Role.SHARD, shard), WhoHas(self._inquiry, inquiry.leases)) for shard in range(self._shards)]
+
+    def _answered(self, now: float, message: Has, out: Outbox) -> None:
+        inquiry = self._inquiries.get(message.number)
+        if inquiry is None or not 0 <= message.shard < self._shards:
+            return
+        inquiry.answers[message.shard] = frozenset(message.leases)
+        if len(inquiry.answers) < self._shards:
+            return
+        del self._inquiries[message.number]
+        everywhere = frozenset.intersection(*inquiry.answers.values())
+        for id in inquiry.leases:
+            lease = self._outstanding.get(id)
+            if lease is None or lease.inquiry != message.number:
+                continue  # finished meanwhile, by word of its worker
+            if id in everywhere:
+                self._finish_by_shards(now, id, lease, out)
+            else:
+                self._return(now, id, lease, out)
+
+    def _return(self, now: float, id: int, lease: _Outstanding, out: Outbox) -> None:
+        del self._outstanding[id]
+        out.append((JOURNAL, LeaseReturned(now, id, lease.attempt)))
+        self._returned.append((id, lease.attempt + 1))
+        self._returned.sort()
+        if lease.attempt + 1 >= self._settings.max_attempts:
+            text = f"lease {id} was granted {lease.attempt + 1} times and never finished"
+            self._stop(now, Ending.FAILED, f"{text}: {lease.reason or 'late, or its workers were lost'}", out)
+
+    def _finish_by_shards(self, now: float, id: int, lease: _Outstanding, out: Outbox) -> None:
+        self._finished.add(id)
+        self._forget(id)
+        count = self._plan.lease(id, lease.attempt, 0.0).count
+        self._samples += count
+        out.append((JOURNAL, LeaseFinished(now, -1, id, lease.attempt, count, math.nan, 0, 0)))
+
+    def _forget(self, id: int) -> None:
+        self._outstanding.pop(id, None)
+        self._returned = [(lease, attempt) for lease, attempt in self._returned if lease != id]
+        self._not_finite.pop(id, None)
+
+    # --- granting ----------------------------------------------------------------------------------------------------
+
+    def _serve(self, now: float, out: Outbox) -> None:
+        """Answer workers in line, longest first, as far as there is an answer."""
+        if self._ending is None and len(self._finished) == self._plan.leases:
+            self._stop(now, Ending.COMPLETED, "", out)
+        if self._ending is not None:
+            while self._line:
+                worker = self._line.popleft()
+                self._answer(worker, NoMoreLeases(self._workers[worker].number, self._ending.value), out)
+            return
+        for _ in range(len(self._line)):
+            worker = self._line.popleft()
+            if (found := self._take(worker)) is None:
+                self._line.append(worker)  # a whole turn keeps the order
+                continue
+            self._grant(now, worker, *found, out)
+
+    def _take(self, worker: int) -> tuple[int, int] | None:
+        """The next lease for this worker: returned ones first, but none that it found not finite if others can look."""
+        for position, (id, attempt) in enumerate(self._returned):
+            if worker not in self._not_finite.get(id, ()) or self._living == 1:
+                del self._returned[position]
+                return id, attempt
+        if self._next_id < self._plan.leases:
+            self._next_id += 1
+            return self._next_id - 1, 0
+        return None
+
+    def _grant(self, now: float, worker: int, id: int, attempt: int, out: Outbox) -> None:
+        deadline = now + self._settings.lease_seconds
+        self._outstanding[id] = _Outstanding(attempt, worker, deadline)
+        self._granted += 1
+        self._reissued += attempt > 0
+        number = self._workers[worker].number
+        self._workers[worker].lease = id
+        out.append((JOURNAL, LeaseGranted(now, worker, number, id, attempt, deadline)))
+        self._answer(worker, Granted(number, self._plan.lease(id, attempt, deadline)), out)
+
+    def _answer(self, worker: int, answer: Granted | NoMoreLeases, out: Outbox) -> None:
+        self._workers[worker].answer = answer
+        self._workers[worker].waiting = False
+        out.append((Address(Role.WORKER, worker), answer))
+
+
+def _mean_loss(losses: list[tuple[float, int, int]]) -> float:
+    """Mean loss per example of (mean loss, examples, errors) triples; NaN of none."""
+    count = sum(n for _, n, _ in losses)
+    return sum(loss * n for loss, n, _ in losses) / count if count else math.nan

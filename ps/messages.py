@@ -1,0 +1,318 @@
+"""Messages: everything that crosses a boundary between workers, shards, ledger and averager.
+
+Each is a frozen value; nothing here acts. A tensor inside a message is a buffer that belongs to the sender's mailbox:
+the receiver reads or fills it inside `handle` and keeps no reference to it afterwards, unless the message says
+otherwise.
+
+The state machines share one signature, `handle(now, message) -> Outbox`: `now` in seconds, and an outbox in which
+every answer names its recipient, since an answer may be delayed and go to an earlier asker.
+
+Shape suffix: N = parameters held by one shard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Role(Enum):
+    """What an address names."""
+
+    WORKER = "worker"
+    SHARD = "shard"
+    LEDGER = "ledger"
+    AVERAGER = "averager"
+    JOURNAL = "journal"  # the sender's own journal: a record to append before any answer leaves
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One recipient: a role and its index (workers 0..W-1, shards 0..S-1, else 0)."""
+
+    role: Role
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.role.value}-{self.index}" if self.role in (Role.WORKER, Role.SHARD) else self.role.value
+
+
+LEDGER = Address(Role.LEDGER)
+AVERAGER = Address(Role.AVERAGER)
+JOURNAL = Address(Role.JOURNAL)
+
+
+# --- leases: worker and ledger ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right and the duty to compute one gradient: which examples, and the name of every random number it needs.
+
+    Attributes:
+        id: Position in the run's sequence of leases, from 0. The same id always means the same examples and the same
+            random numbers.
+        attempt: 0 for the first grant; a lease that was lost or late is granted again with the next attempt. Never
+            part of the arithmetic.
+        epoch: Epoch of the examples, from 0.
+        first: First position in that epoch's permutation.
+        count: Number of examples.
+        weight: `count` over the run's batch size; below 1 only for an epoch's short last batch. It multiplies the loss.
+        deadline: Time (seconds, the driver's clock) after which the ledger may grant the lease to somebody else.
+    """
+
+    id: int
+    attempt: int
+    epoch: int
+    first: int
+    count: int
+    weight: float
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A worker's word that every shard has its lease's gradient.
+
+    Attributes:
+        loss: Mean main loss of the lease's examples (without the auxiliary heads), in nats.
+        errors: Examples that the main head classified wrongly.
+        skipped: Examples that could not be read and were left out.
+    """
+
+    lease: int
+    attempt: int
+    loss: float
+    errors: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A worker's word that it has no gradient for its lease.
+
+    Attributes:
+        finite: False if loss or gradient was not finite; True if a shard refused the push for another reason.
+        reason: One line for a person.
+    """
+
+    lease: int
+    attempt: int
+    finite: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NextLease:
+    """Worker to ledger: what became of my last lease, and give me the next one. `number` rises by one per request of
+    a worker.
+    """
+
+    worker: int
+    number: int
+    outcome: Finished | Failed | None
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Ledger to worker: the answer to request `number`."""
+
+    number: int
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class NoMoreLeases:
+    """Ledger to worker: the run is over for you; `reason` is one of ledger.Ending."""
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """Driver to ledger: this worker will not answer again; its lease is looked after now and not at its deadline."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Driver to ledger: time has passed; look at the deadlines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Driver to ledger: grant no more leases. `reason` is one of ledger.Ending."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WhoHas:
+    """Ledger to shard: which of these leases have you applied?"""
+
+    number: int
+    leases: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Has:
+    """Shard to ledger: of the leases in inquiry `number`, I have applied these."""
+
+    number: int
+    shard: int
+    leases: tuple[int, ...]
+
+
+# --- weights and gradients: worker and shard -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a pull read at one shard: the version (applications so far) and the incarnation that counted it."""
+
+    incarnation: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One lease's gradient for one shard.
+
+    Attributes:
+        samples: Examples in the lease: schedules count samples.
+        read: What the weights under this gradient were read from, one reading per shard of the run.
+        gradient_N: float32 gradient of the lease's weighted mean loss. The shard consumes it: its content is
+            undefined afterwards.
+    """
+
+    lease: int
+    attempt: int
+    samples: int
+    read: tuple[Reading, ...]
+    gradient_N: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Worker to shard: apply this push, if any; then copy the fresh weights into `weights_N`, if given (a pull).
+
+    Attributes:
+        number: Rises by one per exchange of a worker; the answer carries it back.
+        weights_N: float32 buffer that the shard fills; None for a push without a pull.
+    """
+
+    worker: int
+    number: int
+    shard: int
+    push: Push | None
+    weights_N: Tensor | None
+
+
+class Outcome(Enum):
+    """What became of the push in an exchange."""
+
+    NONE = "none"  # there was none
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"  # the lease was already applied; nothing changed
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """Shard to worker: done.
+
+    Attributes:
+        reading: Version and incarnation after the push, which is what the pull read.
+        samples: Samples applied on this shard so far; schedules follow it.
+        staleness: Of the push applied, in updates; None unless it was applied.
+    """
+
+    number: int
+    shard: int
+    outcome: Outcome
+    reading: Reading
+    samples: int
+    staleness: int | None
+
+
+class Refusal(Enum):
+    """Why a shard refused an exchange. Definite: nothing was written."""
+
+    SHARD = "wrong shard"
+    LENGTH = "wrong length"
+    DTYPE = "wrong dtype"
+    READINGS = "wrong readings"
+    INCARNATION = "unknown incarnation"
+    FUTURE = "version from the future"
+    NOT_FINITE = "not finite"
+    LEASE = "impossible lease"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Shard to worker: exchange `number` was refused before the first write."""
+
+    number: int
+    shard: int
+    refusal: Refusal
+    message: str
+
+
+# --- copies: shard, averager and whoever reads -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Shard to averager: my weights at a version that the average is defined over. The buffer is the shard's until
+    SampleTaken.
+    """
+
+    shard: int
+    incarnation: int
+    version: int
+    weights_N: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SampleTaken:
+    """Averager to shard: the sample at this version has been taken in; its buffer is yours again."""
+
+    shard: int
+    incarnation: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Anyone to shard or averager: copy what you hold for `shard` into `out_N`. Leaves no trace in any state or
+    journal.
+    """
+
+    reader: Address
+    number: int
+    shard: int
+    out_N: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDone:
+    """The answer to a Read.
+
+    `version`: of the newest weights in it; `samples`: how many weights it averages (1 at a shard).
+    """
+
+    number: int
+    shard: int
+    version: int
+    samples: int
+
+
+Message = (
+    NextLease | Granted | NoMoreLeases | WorkerLost | Tick | Stop | WhoHas | Has
+    | Exchange | Exchanged | Refused | Sample | SampleTaken | Read | ReadDone
+)  # fmt: skip

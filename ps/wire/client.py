@@ -1,0 +1,185 @@
+"""Client: one actor's end of a connection to another, and the event loop that such connections live on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+
+from ps.errors import PeerLost, PeerRefused, WireError
+from ps.messages import Exchange, Exchanged, Message, Read, ReadDone, Sample
+from ps.wire import parameter_server_pb2 as pb
+from ps.wire.codec import (
+    WHOLE_BYTES,
+    FrameSink,
+    Status,
+    decode_status,
+    frames,
+    from_envelope,
+    pack,
+    parse_envelope,
+    to_envelope,
+    unpack,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SERVICE = "distbelief.v1.ParameterServer"
+TOKEN = "x-distbelief-token"
+OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_send_message_length", 4 << 20),
+    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.http2.max_frame_size", 1 << 20),
+]
+_DEFINITE = {
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+T = TypeVar("T")
+
+
+class Peer:
+    """A connection to one actor. Create and use it on one event loop.
+
+    Args:
+        target: "host:port".
+        token: The run's token.
+    """
+
+    def __init__(self, target: str, token: str) -> None:
+        self.target = target
+        self._metadata = ((TOKEN, token),)
+        self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        self._ask: Any = self._channel.unary_unary(f"/{SERVICE}/Ask", None, None)
+        self._exchange: Any = self._channel.stream_stream(f"/{SERVICE}/Exchange", None, None)
+        self._whole: Any = self._channel.unary_unary(f"/{SERVICE}/Whole", None, None)
+        self._status: Any = self._channel.unary_unary(f"/{SERVICE}/Status", None, None)
+
+    async def ask(self, message: Message, timeout_seconds: float) -> Message | None:
+        """Send a message without a vector; return its answer, or None where it has none.
+
+        Raises:
+            PeerRefused: Definite: nothing happened.
+            PeerLost: Indefinite: it may have happened. Ask again with the same number.
+        """
+        return await self._call(self._unary(message, timeout_seconds))
+
+    async def _unary(self, message: Message, timeout_seconds: float) -> Message | None:
+        request = to_envelope(message).SerializeToString()
+        envelope = parse_envelope(await self._ask(request, metadata=self._metadata, timeout=timeout_seconds))
+        return None if envelope.WhichOneof("message") == "received" else from_envelope(envelope)
+
+    async def exchange(self, message: Exchange | Sample | Read, timeout_seconds: float) -> Message:
+        """Send a message with its vector, and fill the buffer that its answer's vector belongs in. Raises as `ask`."""
+        outgoing_N, incoming_N = _vectors(message)
+        largest = max(0 if vector_N is None else vector_N.nbytes for vector_N in (outgoing_N, incoming_N))
+        travel = self._in_one_piece if largest <= WHOLE_BYTES else self._in_frames
+        return await self._call(travel(message, outgoing_N, incoming_N, timeout_seconds))
+
+    async def _in_one_piece(
+        self, message: Message, outgoing_N: Tensor | None, incoming_N: Tensor | None, timeout_seconds: float
+    ) -> Message:
+        request = pack(to_envelope(message), outgoing_N)
+        envelope, body = unpack(await self._whole(request, metadata=self._metadata, timeout=timeout_seconds))
+        answer = from_envelope(envelope)
+        if incoming_N is not None and isinstance(answer, Exchanged | ReadDone):
+            sink = FrameSink(incoming_N)
+            sink.add(body)
+            sink.close()
+        return answer
+
+    async def _in_frames(
+        self, message: Message, outgoing_N: Tensor | None, incoming_N: Tensor | None, timeout_seconds: float
+    ) -> Message:
+        call = self._exchange(_requests(message, outgoing_N), metadata=self._metadata, timeout=timeout_seconds)
+        replies = aiter(call)
+        answer = from_envelope(parse_envelope(await anext(replies)))
+        if incoming_N is not None and isinstance(answer, Exchanged | ReadDone):
+            sink = FrameSink(incoming_N)
+            async for frame in replies:
+                sink.add(frame)
+            sink.close()
+        return answer
+
+    async def status(self, timeout_seconds: float) -> Status:
+        """What the actor tells about itself. Raises as `ask` does."""
+        request = pb.StatusRequest().SerializeToString()
+        reply = await self._call(self._status(request, metadata=self._metadata, timeout=timeout_seconds))
+        return decode_status(pb.StatusReply.FromString(reply))
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+    async def _call(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            text = f"{self.target}: {error.details()} ({error.code().name})"
+            raise (PeerRefused if error.code() in _DEFINITE else PeerLost)(text) from error
+        except StopAsyncIteration:
+            raise PeerLost(f"{self.target}: closed the stream without an answer") from None
+        except WireError as error:  # whatever it answered, it may have done what was asked
+            raise PeerLost(f"{self.target}: {error}") from error
+
+
+def _vectors(message: Exchange | Sample | Read) -> tuple[Tensor | None, Tensor | None]:
+    """The vector that goes out with a message, and the buffer that its answer's vector belongs in."""
+    match message:
+        case Exchange():
+            return (message.push.gradient_N if message.push else None), message.weights_N
+        case Sample():
+            return message.weights_N, None
+        case Read():
+            return None, message.out_N
+
+
+async def _requests(message: Message, outgoing_N: Tensor | None) -> AsyncIterator[bytes]:
+    yield to_envelope(message).SerializeToString()
+    if outgoing_N is not None:
+        for frame in frames(outgoing_N):
+            yield frame
+
+
+class Loop:
+    """An event loop on a thread of its own, for callers that are not asynchronous."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run on the loop, wait for the result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a plain function on the loop's thread."""
+
+        async def wrapped() -> T:
+            return function()
+
+        return self.run(wrapped())
+
+    def close(self) -> None:
+        """Cancel what still runs, stop the loop and end its thread."""
+
+        async def cancel() -> None:
+            rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+            await asyncio.get_running_loop().shutdown_asyncgens()
+
+        self.run(cancel())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()

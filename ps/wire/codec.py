@@ -1,0 +1,291 @@
+"""Codec: messages and journal records to protobuf and back, and vectors to raw frames.
+
+A protobuf message has the name and the fields of its dataclass, so one pair of functions serves all of them. Only
+messages that carry vectors differ: their buffers travel as frames behind the envelope and are handed in again when the
+message is rebuilt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import Enum
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+
+from ps import journal, messages
+from ps.averager import AveragerStatus
+from ps.errors import WireError
+from ps.ledger import LedgerStatus
+from ps.messages import Exchange, Message, NextLease, Push, Read, Role, Sample
+from ps.shard import ShardStatus
+from ps.wire import parameter_server_pb2 as pb
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message as Proto
+    from torch import Tensor
+
+FRAME_BYTES = 1 << 20
+WHOLE_BYTES = 1 << 20  # vectors up to this size travel in one piece with their message
+Status = ShardStatus | LedgerStatus | AveragerStatus
+
+_CLASSES: dict[str, Any] = {
+    name: value
+    for module in (messages, journal)
+    for name, value in vars(module).items()
+    if isinstance(value, type) and value.__module__ == module.__name__
+}
+_CLASSES |= {c.__name__: c for c in (ShardStatus, LedgerStatus, AveragerStatus)}
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _encode(value: Any) -> Any:
+    proto = getattr(pb, type(value).__name__)()
+    for field in fields(value):
+        if hasattr(proto, field.name):
+            _put(proto, field.name, getattr(value, field.name))
+    return proto
+
+
+def _put(proto: Any, name: str, item: Any) -> None:
+    if item is None:
+        return
+    if isinstance(item, Enum):
+        prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", type(item).__name__).upper()
+        setattr(proto, name, getattr(pb, f"{prefix}_{item.name}"))
+    elif isinstance(item, tuple):
+        getattr(proto, name).extend([_encode(x) if hasattr(x, "__dataclass_fields__") else x for x in item])
+    elif isinstance(item, dict):
+        getattr(proto, name).update(item)
+    elif hasattr(item, "__dataclass_fields__"):
+        getattr(proto, name).CopyFrom(_encode(item))
+    else:
+        setattr(proto, name, item)
+
+
+@cache
+def _enums(name: str) -> dict[str, dict[int, Enum]]:
+    """Per enum field of this message: protobuf number to Python member."""
+    found = {}
+    for field in getattr(pb, name).DESCRIPTOR.fields:
+        if field.enum_type is not None:
+            members = _CLASSES[field.enum_type.name]
+            start = len(re.sub(r"(?<!^)(?=[A-Z])", "_", members.__name__)) + 1
+            found[field.name] = {v.number: members[v.name[start:]] for v in field.enum_type.values}
+    return found
+
+
+def _decode(proto: Any, **vectors: Any) -> Any:
+    """The dataclass of this protobuf message; `vectors` gives the fields that protobuf does not carry."""
+    name = proto.DESCRIPTOR.name
+    cls = _CLASSES[name]
+    enums = _enums(name)
+    values = dict(vectors)
+    for field in fields(cls):
+        if field.name in values:
+            continue
+        item = getattr(proto, field.name)
+        if field.name in enums:
+            if item not in enums[field.name]:
+                raise WireError(
+                    f"{name}.{field.name}: got enum value {item}, expected one of {sorted(enums[field.name])}"
+                )
+            item = enums[field.name][item]
+        elif hasattr(item, "DESCRIPTOR"):
+            if not proto.HasField(field.name):
+                raise WireError(f"{name}.{field.name}: got none, expected one")
+            item = _decode(item)
+        elif hasattr(item, "keys"):
+            item = dict(item)
+        elif hasattr(item, "extend"):
+            item = tuple(_decode(x) if hasattr(x, "DESCRIPTOR") else x for x in item)
+        elif proto.DESCRIPTOR.fields_by_name[field.name].containing_oneof is not None and not proto.HasField(
+            field.name
+        ):
+            item = None
+        values[field.name] = item
+    return cls(**values)
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def to_envelope(message: Message) -> pb.Envelope:
+    """The message without its vectors."""
+    proto = _encode(message)
+    match message:
+        case Exchange():
+            vector_N = message.weights_N if message.push is None else message.push.gradient_N
+            proto.pull = message.weights_N is not None
+            proto.elements = 0 if vector_N is None else vector_N.numel()
+        case Sample():
+            proto.elements = message.weights_N.numel()
+        case Read():
+            proto.elements = message.out_N.numel()
+        case NextLease(outcome=outcome) if outcome is not None:
+            _put(proto, type(outcome).__name__.lower(), outcome)
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(message).__name__).lower()
+    return pb.Envelope(**{name: proto})
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What travels behind an envelope and behind its answer: elements of this shard's vector, or None."""
+
+    shard: int
+    incoming: int | None
+    outgoing: int | None
+
+
+def payload(envelope: pb.Envelope) -> Payload:
+    """Vectors that go with this request. Raises WireError for a message that carries none."""
+    match envelope.WhichOneof("message"):
+        case "exchange":
+            proto = envelope.exchange
+            elements: int = proto.elements
+            return Payload(proto.shard, elements if proto.HasField("push") else None, elements if proto.pull else None)
+        case "sample":
+            return Payload(envelope.sample.shard, envelope.sample.elements, None)
+        case "read":
+            return Payload(envelope.read.shard, None, envelope.read.elements)
+        case name:
+            raise WireError(f"got {name or 'no message'}, expected one that carries a vector: call Ask")
+
+
+def parse_envelope(data: bytes) -> pb.Envelope:
+    """An envelope from its bytes. Raises WireError if they are none."""
+    try:
+        return pb.Envelope.FromString(data)
+    except DecodeError as error:
+        raise WireError(f"got {len(data)} bytes that are no envelope: {error}") from error
+
+
+def from_envelope(envelope: pb.Envelope, incoming_N: Tensor | None = None, outgoing_N: Tensor | None = None) -> Message:
+    """Rebuild a message, with the buffers its vectors were received in or shall be written to.
+
+    Raises:
+        WireError: The envelope is empty or holds no message that this program knows.
+    """
+    name = envelope.WhichOneof("message")
+    if name is None:
+        raise WireError("empty envelope: got no message, expected one (another version of distbelief?)")
+    proto = getattr(envelope, name)
+    match name:
+        case "exchange":
+            push = _decode(proto.push, gradient_N=incoming_N) if proto.HasField("push") else None
+            assert push is None or isinstance(push, Push)
+            return Exchange(proto.worker, proto.number, proto.shard, push, outgoing_N if proto.pull else None)
+        case "sample":
+            decoded = _decode(proto, weights_N=incoming_N)
+        case "read":
+            decoded = _decode(proto, out_N=outgoing_N)
+            if decoded.reader.role is Role.JOURNAL:
+                raise WireError("Read.reader: got a journal, expected an actor")
+        case "next_lease":
+            outcome = proto.WhichOneof("outcome")
+            decoded = _decode(proto, outcome=_decode(getattr(proto, outcome)) if outcome else None)
+        case _:
+            decoded = _decode(proto)
+    message: Message = decoded
+    return message
+
+
+# --- records and status ----------------------------------------------------------------------------------------------
+
+
+@cache
+def _record_field(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def encode_record(record: journal.Record) -> bytes:
+    """One journal record's body."""
+    proto: Proto = pb.Record(**{_record_field(type(record).__name__): _encode(record)})
+    return proto.SerializeToString()
+
+
+def decode_record(body: bytes) -> journal.Record | pb.Header:
+    """A journal record from its body; the file's header as it is. Raises WireError for one it does not know."""
+    try:
+        proto = pb.Record.FromString(body)
+    except DecodeError as error:
+        raise WireError(f"got {len(body)} bytes that are no journal record: {error}") from error
+    name = proto.WhichOneof("record")
+    if name is None:
+        raise WireError("journal record of an unknown kind: written by a newer version of distbelief?")
+    if name == "header":
+        return proto.header
+    record: journal.Record = _decode(getattr(proto, name))
+    return record
+
+
+def encode_status(status: Status, unauthenticated: int) -> pb.StatusReply:
+    name = type(status).__name__.removesuffix("Status").lower()
+    return pb.StatusReply(**{name: _encode(status)}, unauthenticated=unauthenticated)
+
+
+def decode_status(reply: pb.StatusReply) -> Status:
+    """The status of an actor. Raises WireError if there is none in it."""
+    name = reply.WhichOneof("status")
+    if name is None:
+        raise WireError("empty status: got none, expected one (another version of distbelief?)")
+    status: Status = _decode(getattr(reply, name))
+    return status
+
+
+# --- vectors ---------------------------------------------------------------------------------------------------------
+
+
+def _bytes(vector_N: Tensor) -> memoryview:
+    array: Any = vector_N.numpy()
+    return memoryview(array).cast("B") if array.size else memoryview(bytearray())  # an empty one cannot be cast
+
+
+def frames(vector_N: Tensor) -> Iterator[bytes]:
+    """The vector's bytes in frames of at most FRAME_BYTES."""
+    view = _bytes(vector_N)
+    for start in range(0, len(view), FRAME_BYTES):
+        yield bytes(view[start : start + FRAME_BYTES])
+
+
+def pack(envelope: pb.Envelope, vector_N: Tensor | None) -> bytes:
+    """A message with its vector in one piece: envelope length (uint32, little-endian), envelope, the vector's bytes."""
+    header = envelope.SerializeToString()
+    parts = [len(header).to_bytes(4, "little"), header]
+    if vector_N is not None:
+        parts.append(vector_N.numpy().tobytes())
+    return b"".join(parts)
+
+
+def unpack(data: bytes) -> tuple[pb.Envelope, memoryview]:
+    """The envelope and the vector's bytes of what `pack` made. Raises WireError if it is cut short."""
+    stop = 4 + int.from_bytes(data[:4], "little")
+    if len(data) < max(4, stop):
+        raise WireError(f"message of {len(data)} bytes, expected at least {max(4, stop)}")
+    return parse_envelope(data[4:stop]), memoryview(data)[stop:]
+
+
+class FrameSink:
+    """Fills a vector from frames. Raises WireError if they are more or fewer bytes than it has; then it is torn."""
+
+    def __init__(self, vector_N: Tensor) -> None:
+        self._view = _bytes(vector_N)
+        self._filled = 0
+
+    def add(self, frame: bytes | memoryview) -> None:
+        stop = self._filled + len(frame)
+        if stop > len(self._view):
+            raise WireError(f"vector of {len(self._view)} bytes announced, got at least {stop}")
+        self._view[self._filled : stop] = frame
+        self._filled = stop
+
+    def close(self) -> None:
+        if self._filled != len(self._view):
+            raise WireError(
+                f"vector of {len(self._view)} bytes announced, got {self._filled}: the stream was cut short"
+            )

@@ -1,0 +1,134 @@
+"""Files: journals that survive a crash at any byte, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from ps.errors import JournalDamaged, WireError
+from ps.journal import Record
+from ps.wire import parameter_server_pb2 as pb
+from ps.wire.codec import decode_record, encode_record
+
+MAGIC = b"DBJRNL01"
+FORMAT = 1
+_FRAME = struct.Struct("<III")  # length of the body, CRC-32 of these four bytes, CRC-32 of the body
+_LENGTH = struct.Struct("<I")
+SUFFIX = ".journal"
+
+
+def _framed(body: bytes) -> bytes:
+    return _FRAME.pack(len(body), zlib.crc32(_LENGTH.pack(len(body))), zlib.crc32(body)) + body
+
+
+class JournalWriter:
+    """Appends one actor's records. `write` returns when the kernel has them, so that a killed process loses none.
+
+    Args:
+        path: The file, created; it must not exist.
+        run: The run's id.
+        actor: Whose journal this is, for example "shard-0".
+    """
+
+    def __init__(self, path: Path, run: str, actor: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        header = pb.Record(header=pb.Header(format=FORMAT, run=run, actor=actor))
+        self._write(MAGIC + _framed(header.SerializeToString()))
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Append these records, all in one write."""
+        self._write(b"".join([_framed(encode_record(record)) for record in records]))
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+
+    def close(self) -> None:
+        """Make the journal durable and close it."""
+        os.fsync(self._file)
+        os.close(self._file)
+
+
+def read_journal(path: Path) -> Iterator[Record]:
+    """The records of a journal, in order; a tail that a crash cut short is left out.
+
+    Raises:
+        JournalDamaged: Not a journal, of an unknown format, or damaged before its end.
+    """
+    first = True
+    for at, body in _bodies(path):
+        try:
+            record = decode_record(body)
+        except WireError as error:
+            raise JournalDamaged(f"{path}: byte {at}: {error}") from error
+        if first != isinstance(record, pb.Header):
+            raise JournalDamaged(
+                f"{path}: byte {at}: got {type(record).__name__}, expected a header at the start and only there"
+            )
+        if not isinstance(record, pb.Header):
+            yield record
+        elif record.format != FORMAT:
+            raise JournalDamaged(f"{path}: journal format {record.format}, this program reads format {FORMAT}")
+        first = False
+
+
+def _bodies(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Where each whole record begins, and its body. They end at a mismatch that only zeros follow: a torn tail."""
+    data = path.read_bytes()
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        raise JournalDamaged(f"{path}: not a journal: begins with {data[:8]!r}, expected {MAGIC!r}")
+    at = len(MAGIC)
+    while at + _FRAME.size <= len(data):
+        length, length_check, check = _FRAME.unpack_from(data, at)
+        sound = zlib.crc32(data[at : at + _LENGTH.size]) == length_check
+        start, stop = at + _FRAME.size, at + _FRAME.size + (length if sound else 0)
+        if not sound or (stop <= len(data) and zlib.crc32(data[start:stop]) != check):
+            if data[stop:].strip(b"\0"):
+                raise JournalDamaged(f"{path}: record at byte {at} does not match its checksum")
+            return
+        if stop > len(data):
+            return
+        yield at, data[start:stop]
+        at = stop
+
+
+def journals(folder: Path) -> list[Path]:
+    """A run's journal files, sorted by name."""
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def journal_digest(folder: Path) -> str:
+    """sha256 over the names and bytes of a run's journals, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in journals(folder):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file that is there whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        with os.fdopen(file, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

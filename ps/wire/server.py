@@ -1,0 +1,384 @@
+"""Server: one state machine behind gRPC.
+
+Everything that reaches the machine does so on one event loop, one message at a time; so the machine needs no lock. What
+`handle` returns goes out in this order: records to the journal, in one write, then the answers. An answer goes to
+whoever asked with that number, at once or when the machine gets to it. Messages to other actors are sent until they are
+answered, and the answer is handled like any message.
+
+A vector is received into, and sent from, a mailbox that belongs to one call: a call that was given up can write into no
+other's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+import torch
+
+from ps.errors import PeerLost, PeerRefused, RunFailed, WireError
+from ps.messages import (
+    JOURNAL,
+    LEDGER,
+    Address,
+    Exchange,
+    Exchanged,
+    Granted,
+    Has,
+    Message,
+    NextLease,
+    NoMoreLeases,
+    Read,
+    ReadDone,
+    Refused,
+    Role,
+    Sample,
+    SampleTaken,
+    Tick,
+    WhoHas,
+)
+from ps.shard import Outbox
+from ps.wire import parameter_server_pb2 as pb
+from ps.wire.client import OPTIONS, SERVICE, TOKEN, Loop, Peer
+from ps.wire.codec import (
+    FrameSink,
+    Status,
+    encode_status,
+    frames,
+    from_envelope,
+    pack,
+    parse_envelope,
+    payload,
+    to_envelope,
+    unpack,
+)
+from ps.wire.files import JournalWriter
+
+CALLS_AT_ONCE = 8  # calls that hold a mailbox; others wait unread, and flow control holds their senders
+SEND_SECONDS = 30.0
+RETRY_SECONDS = 0.5
+HEAR_OUT_SECONDS = 2.0
+_STRANGER = "wrong or missing run token"
+
+log = logging.getLogger("distbelief.wire")
+
+
+class Machine(Protocol):
+    """What shard, ledger and averager have in common. `handle` raises TypeError or ValueError for a message that it
+    does not take, before it changes anything; after any other exception the machine cannot be trusted any more."""
+
+    def handle(self, now: float, message: Message) -> Outbox: ...
+    def status(self) -> Status: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a server lets in: calls with the token, and vectors of exactly the length of the shard they name."""
+
+    token: str
+    elements: Mapping[int, int]
+
+
+class MachineServer:
+    """Serves a state machine until it is stopped.
+
+    Args:
+        machine: The state machine; only this server calls it from here on.
+        gate: What is let in.
+        journal: The actor's journal; the server writes and closes it.
+        clock: Seconds; the `now` of every message.
+        tick_seconds: Period of Tick messages; 0 for none.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        gate: Gate,
+        journal: JournalWriter,
+        clock: Callable[[], float],
+        tick_seconds: float = 0.0,
+    ) -> None:
+        self._machine = machine
+        self._gate = gate
+        self._journal = journal
+        self._clock = clock
+        self._tick_seconds = tick_seconds
+        self._asked: dict[tuple[Address, int], asyncio.Future[Message | None]] = {}  # None: asked again meanwhile
+        self._peers: dict[Address, Peer] = {}
+        self._errands: set[asyncio.Task[None]] = set()
+        self._unauthenticated = 0
+        self._failure: RunFailed | None = None  # set once: from then on every message is refused
+        self._server: grpc.aio.Server | None = None
+        self._loop = Loop("distbelief-server")
+        self._mailboxes = asyncio.Semaphore(CALLS_AT_ONCE)
+
+    def start(self, host: str) -> str:
+        """Listen on a free port of this address; return "host:port"."""
+        return self._loop.run(self._start(host))
+
+    async def _start(self, host: str) -> str:
+        server = self._server = grpc.aio.server(options=[*OPTIONS, ("grpc.so_reuseport", 0)])
+        handlers = {
+            "Ask": grpc.unary_unary_rpc_method_handler(self._ask),
+            "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange),
+            "Whole": grpc.unary_unary_rpc_method_handler(self._whole),
+            "Status": grpc.unary_unary_rpc_method_handler(self._status),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        port = server.add_insecure_port(f"{host}:0")
+        await server.start()
+        if self._tick_seconds:
+            self._run_errand(self._tick())
+        return f"{host}:{port}"
+
+    def connect(self, targets: Mapping[Address, str]) -> None:
+        """Say where the actors are that this machine sends messages to."""
+
+        def put() -> None:
+            for address, target in targets.items():
+                self._peers[address] = Peer(target, self._gate.token)
+
+        self._loop.call(put)
+
+    def deliver(self, message: Message) -> None:
+        """Hand the machine a message from within this process."""
+        self._loop.call(lambda: self._deliver(message))
+
+    def stop(self) -> None:
+        """End all calls, close the journal, stop listening."""
+        self._loop.run(self._stop())
+        self._loop.close()
+        self._journal.close()
+
+    async def _stop(self) -> None:
+        for errand in self._errands:
+            errand.cancel()
+        if self._server is not None:
+            await self._server.stop(grace=0.2)
+        for peer in self._peers.values():
+            await peer.close()
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    def _admitted(self, context: Any) -> bool:
+        given = dict(context.invocation_metadata() or ()).get(TOKEN, "")
+        if hmac.compare_digest(str(given).encode(), self._gate.token.encode()):
+            return True
+        self._unauthenticated += 1
+        if self._unauthenticated == 1:
+            log.warning("refused a call without the run's token, from %s", context.peer())
+        return False
+
+    async def _admit(self, context: Any) -> None:
+        if not self._admitted(context):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _STRANGER)
+
+    async def _ask(self, request: bytes, context: Any) -> bytes:
+        await self._admit(context)
+        try:
+            message = from_envelope(parse_envelope(request))
+            if isinstance(message, Exchange | Sample | Read):
+                raise WireError(f"{type(message).__name__} carries a vector: call Exchange, not Ask")
+        except Exception as error:  # noqa: BLE001  whatever a peer sent, it gets a clear status and this server goes on
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{type(error).__name__}: {error}")
+        answer = await self._answered(message, context)
+        reply = pb.Envelope(received=pb.Received()) if answer is None else to_envelope(answer)
+        return reply.SerializeToString()
+
+    async def _exchange(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        if not self._admitted(context):
+            await _hear_out(requests)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _STRANGER)
+        async with self._mailboxes:
+            try:
+                message, outgoing_N = await self._receive(requests)
+            except Exception as error:  # noqa: BLE001  as in _ask
+                refusal = f"{type(error).__name__}: {error}"
+            else:
+                await self._carry_out(message, outgoing_N, context)
+                return
+        await _hear_out(requests)
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, refusal)
+
+    async def _carry_out(self, message: Message, outgoing_N: torch.Tensor | None, context: Any) -> None:
+        answer = await self._answered(message, context)
+        assert answer is not None, f"{type(message).__name__} was not answered"
+        await context.write(to_envelope(answer).SerializeToString())
+        if outgoing_N is not None and isinstance(answer, Exchanged | ReadDone):
+            for frame in frames(outgoing_N):
+                await context.write(frame)
+
+    async def _receive(self, requests: AsyncIterator[bytes]) -> tuple[Message, torch.Tensor | None]:
+        """Read one request to its end, into a mailbox of its own. Lengths are checked before anything is allocated."""
+        stream = aiter(requests)
+        envelope = parse_envelope(await anext(stream, b""))
+        incoming_N, outgoing_N = self._mailbox(envelope)
+        sink = FrameSink(torch.empty(0) if incoming_N is None else incoming_N)
+        async for frame in stream:
+            sink.add(frame)
+        sink.close()
+        return from_envelope(envelope, incoming_N, outgoing_N), outgoing_N
+
+    async def _whole(self, request: bytes, context: Any) -> bytes:
+        await self._admit(context)
+        try:
+            envelope, body = unpack(request)
+            incoming_N, outgoing_N = self._mailbox(envelope)
+            sink = FrameSink(torch.empty(0) if incoming_N is None else incoming_N)
+            sink.add(body)
+            sink.close()
+            message = from_envelope(envelope, incoming_N, outgoing_N)
+        except Exception as error:  # noqa: BLE001  as in _ask
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{type(error).__name__}: {error}")
+        answer = await self._answered(message, context)
+        assert answer is not None, f"{type(message).__name__} was not answered"
+        return pack(to_envelope(answer), outgoing_N if isinstance(answer, Exchanged | ReadDone) else None)
+
+    def _mailbox(self, envelope: pb.Envelope) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Buffers for what comes with a request and for what goes back; lengths are checked before any is allocated.
+
+        Raises:
+            WireError: A length is not that of the shard, or the message carries no vector.
+        """
+        vectors = payload(envelope)
+        expected = self._gate.elements.get(vectors.shard)
+        for got in (vectors.incoming, vectors.outgoing):
+            if got is not None and got != expected:
+                raise WireError(f"vector of {got} elements for shard {vectors.shard}, expected {expected}")
+        incoming_N = None if vectors.incoming is None else torch.empty(vectors.incoming)
+        outgoing_N = None if vectors.outgoing is None else torch.empty(vectors.outgoing)
+        return incoming_N, outgoing_N
+
+    async def _status(self, request: bytes, context: Any) -> bytes:
+        await self._admit(context)
+        return encode_status(self._machine.status(), self._unauthenticated).SerializeToString()
+
+    # --- the machine -------------------------------------------------------------------------------------------------
+
+    async def _answered(self, message: Message, context: Any) -> Message | None:
+        """Deliver a message and wait for its answer, if it is of a kind that has one."""
+        if self._failure is not None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(self._failure))
+        key = _asker(message)
+        future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
+        if key is not None:
+            if (earlier := self._asked.get(key)) is not None and not earlier.done():
+                earlier.set_result(None)
+            self._asked[key] = future
+        try:
+            self._deliver(message)
+            answer = None if key is None else await future
+        except (TypeError, ValueError) as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except RunFailed as error:
+            await context.abort(grpc.StatusCode.INTERNAL, str(error))
+        finally:
+            if key is not None and self._asked.get(key) is future:
+                del self._asked[key]
+        if key is not None and answer is None:
+            await context.abort(grpc.StatusCode.ABORTED, f"{type(message).__name__} was sent again on another call")
+        return answer
+
+    def _handle(self, message: Message) -> Outbox:
+        """Let the machine handle a message, and journal it. If either fails, nothing more is handled."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            outbox = self._machine.handle(self._clock(), message)
+        except (TypeError, ValueError):
+            raise
+        except Exception as error:
+            self._failure = RunFailed(f"could not handle {type(message).__name__}: {error!r}")
+            raise self._failure from error
+        try:
+            if records := [item for to, item in outbox if to == JOURNAL]:
+                self._journal.write(records)  # type: ignore[arg-type]  # what goes to JOURNAL is a record
+        except Exception as error:
+            self._failure = RunFailed(f"could not write the journal: {error}")
+            raise self._failure from error
+        return outbox
+
+    def _deliver(self, message: Message) -> None:
+        outbox = self._handle(message)
+        for to, item in outbox:
+            if to == JOURNAL:
+                continue
+            future = self._asked.get((to, _number(item)))
+            if future is not None and not future.done():
+                future.set_result(item)  # type: ignore[arg-type]  # what goes to anyone else is a message
+            elif to in self._peers:
+                self._run_errand(self._send(to, item))
+
+    async def _send(self, to: Address, message: Any) -> None:
+        """Send a message to another actor until it is answered; handle the answer."""
+        peer = self._peers[to]
+        while True:
+            try:
+                if isinstance(message, Exchange | Sample | Read):
+                    answer: Message | None = await peer.exchange(message, SEND_SECONDS)
+                else:
+                    answer = await peer.ask(message, SEND_SECONDS)
+            except PeerLost:
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            except PeerRefused as error:
+                log.error("%s refused %s: %s", to, type(message).__name__, error)
+                return
+            if answer is not None:
+                self._deliver(answer)
+            return
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_seconds)
+            self._deliver(Tick())
+
+    def _run_errand(self, coroutine: Any) -> None:
+        errand = asyncio.get_running_loop().create_task(coroutine)
+        self._errands.add(errand)
+        errand.add_done_callback(self._ended)
+
+    def _ended(self, errand: asyncio.Task[None]) -> None:
+        self._errands.discard(errand)
+        if not errand.cancelled() and (error := errand.exception()) is not None:
+            log.error("%s", error)
+
+
+async def _hear_out(requests: AsyncIterator[bytes]) -> None:
+    """Let a caller finish before it is refused: grpc.aio takes its failure to send for the answer, and misses ours."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(HEAR_OUT_SECONDS):
+            async for _ in requests:
+                pass
+
+
+def _asker(message: Message) -> tuple[Address, int] | None:
+    """Who waits for the answer to this message, and under which number."""
+    match message:
+        case NextLease() | Exchange():
+            return Address(Role.WORKER, message.worker), message.number
+        case WhoHas():
+            return LEDGER, message.number
+        case Sample():
+            return Address(Role.SHARD, message.shard), message.version
+        case Read():
+            return message.reader, message.number
+        case _:
+            return None
+
+
+def _number(answer: Any) -> int:
+    """The number of the request that this answers; -1 for a message that answers nothing."""
+    match answer:
+        case Granted() | NoMoreLeases() | Exchanged() | Refused() | Has() | ReadDone():
+            return answer.number
+        case SampleTaken():
+            return answer.version
+        case _:
+            return -1

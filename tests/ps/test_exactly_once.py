@@ -1,0 +1,381 @@
+"""Worker programs, shards, ledger and averager together, under every order of events that a seed can draw.
+
+A small cluster in one process: any message in flight may be the next to arrive; calls are lost and made again, answers
+come twice, leases run out, workers vanish in mid-exchange and others join, one worker finds gradients not finite that
+are. Whatever happens, each lease is applied exactly once on every shard, the ledger says a lease is done only when that
+is so, and the run completes. More seeds find more.
+
+The law of staleness (general form, `open` being the pulls whose gradient may still come): per shard,
+
+    sum of tau over the updates + ages of the open pulls + ages of the abandoned pulls
+        = sum over the updates of (open pulls besides the one applied)
+
+tau is what the shard journaled; the open pulls are counted here, from what the workers sent and got.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from ps.averager import Averager, AverageSettings
+from ps.journal import LeaseFinished, LedgerStopped, PushHandled, Record, SampleSent, SampleSkipped
+from ps.layout import Layout, TensorSpec
+from ps.leases import LeasePlan
+from ps.ledger import Ledger, LedgerSettings
+from ps.messages import (
+    AVERAGER,
+    JOURNAL,
+    LEDGER,
+    Address,
+    Exchange,
+    Exchanged,
+    Granted,
+    Lease,
+    Message,
+    NextLease,
+    NoMoreLeases,
+    Outcome,
+    Refused,
+    Role,
+    Tick,
+    WorkerLost,
+)
+from ps.rules import Momentum
+from ps.schedule import ScheduleSettings
+from ps.shard import Shard
+from ps.streams import numpy_stream, torch_stream
+from ps.wire.server import Machine
+from workers.program import Ask, Compute, Gradient, Note, Program, one_gradient
+
+PLAN = LeasePlan(examples=42, batch_size=4, epochs=4, seed=3)
+EVERY = 3
+LEASE_SECONDS = 40.0
+
+
+@dataclass(slots=True)
+class Pull:
+    """One pull at one shard. `worker`: whose; `version`: what it read; `weights_N`: what the shard filled."""
+
+    worker: int
+    version: int
+    weights_N: Tensor
+
+
+@dataclass(slots=True)
+class Sent:
+    """A message in flight. `used`: the pull under a push; `pulled`: the pull behind an answer."""
+
+    to: Address
+    message: Message
+    used: Pull | None = None
+    pulled: Pull | None = None
+
+
+class Laws:
+    """One shard's side of the law of staleness."""
+
+    def __init__(self) -> None:
+        self.open: list[Pull] = []
+        self.abandoned_ages = 0
+        self.others = 0
+
+    def close(self, pull: Pull, *, applied: bool, version: int) -> None:
+        """This pull's gradient was applied as update `version` + 1, or will never be."""
+        at = next(i for i, each in enumerate(self.open) if each is pull)
+        del self.open[at]
+        if applied:
+            self.others += len(self.open)
+        else:
+            self.abandoned_ages += version - pull.version
+
+    def holds(self, pull: Pull | None) -> bool:
+        return any(each is pull for each in self.open)
+
+
+class Worker:
+    """A worker program, what it waits for, and the pulls that its weights come from."""
+
+    def __init__(self, index: int, bounds: tuple[slice, ...], elements: int) -> None:
+        self.index = index
+        self.weights_N = torch.zeros(elements)
+        self.program: Program = one_gradient(index, bounds, self.weights_N)
+        self.requests: tuple[tuple[Address, Message], ...] = ()
+        self.answers: dict[Address, Sent] = {}
+        self.pulls: dict[Address, Pull] = {}
+
+
+class Cluster:
+    """The whole run. `faults` is how often anything but an arrival happens."""
+
+    def __init__(self, seed: int, workers: int, shards: int, faults: float) -> None:
+        self.draws = numpy_stream(seed, "schedule")
+        self.faults = faults
+        layout = Layout((TensorSpec("weight", (9, 10)), TensorSpec("bias", (7,), 2.0, 0.0)), shards)
+        self.layout = layout
+        self.bounds = tuple(layout.bounds(shard) for shard in range(shards))
+        schedule = ScheduleSettings(rate=0.01).build(PLAN.examples, PLAN.samples)
+        weights_N = torch.randn(layout.size, generator=torch_stream(0, "weights"))
+        self.shards = [
+            Shard(i, shards, weights_N[b].clone(), layout.segments(i), Momentum(0.5), 0.0, schedule, EVERY)
+            for i, b in enumerate(self.bounds)
+        ]
+        self.ledger = Ledger(PLAN, shards, LedgerSettings(LEASE_SECONDS, max_attempts=1000), workers)
+        elements = tuple(b.stop - b.start for b in self.bounds)
+        self.averager = Averager(elements, AverageSettings(kind="uniform", start=0.0), PLAN.leases)
+        self.now = 0.0
+        self.flying: list[Sent] = []
+        self.journals: dict[Address, list[Record]] = {}
+        self.laws = [Laws() for _ in self.shards]
+        self.happened: Counter[str] = Counter()
+        self.workers: dict[int, Worker] = {}
+        self.joined = 0
+        for _ in range(workers):
+            self.join()
+
+    # --- workers -----------------------------------------------------------------------------------------------------
+
+    def join(self) -> None:
+        worker = self.workers[self.joined] = Worker(self.joined, self.bounds, self.layout.size)
+        self.joined += 1
+        self.go_on(worker, None)
+
+    def go_on(self, worker: Worker, answer: tuple[Message, ...] | None) -> None:
+        """Run a worker's program until it asks for something, or ends."""
+        effect_answer: tuple[Message, ...] | Gradient | None = answer
+        while True:
+            try:
+                effect = worker.program.send(effect_answer)
+            except StopIteration:
+                del self.workers[worker.index]
+                return
+            match effect:
+                case Ask(requests):
+                    worker.requests, worker.answers = requests, {}
+                    for to, message in requests:
+                        self.send(worker, to, message)
+                    return
+                case Compute(lease, weights_N):
+                    effect_answer = self.compute(worker, lease, weights_N)
+                case Note():
+                    effect_answer = None
+
+    def compute(self, worker: Worker, lease: Lease, weights_N: Tensor) -> Gradient:
+        """A pure function of weights and lease, unless this is worker 0 on a bad day."""
+        if worker.index == 0 and len(self.workers) > 1 and self.draws.random() < self.faults:
+            self.happened["not finite"] += 1
+            return Gradient(float("nan"), 0, 0, False, weights_N)
+        noise_N = torch.randn(self.layout.size, generator=torch_stream(PLAN.seed, f"lease/{lease.id}"))
+        return Gradient(0.5, 1, 0, True, noise_N.add_(weights_N, alpha=0.1))
+
+    def send(self, worker: Worker, to: Address, message: Message) -> None:
+        """Put a request on its way, in a mailbox of its own."""
+        used = None
+        if isinstance(message, Exchange):
+            assert message.weights_N is not None
+            mailbox_N = torch.zeros_like(message.weights_N)
+            push = message.push
+            if push is not None:
+                used = worker.pulls[to]
+                push = replace(push, gradient_N=push.gradient_N.clone())
+            message = replace(message, push=push, weights_N=mailbox_N)
+        self.flying.append(Sent(to, message, used))
+
+    def answered(self, sent: Sent) -> None:
+        """An answer reaches a worker: it goes on when it has all that it waits for."""
+        worker = self.workers.get(sent.to.index)
+        if worker is None:
+            return
+        number = getattr(sent.message, "number", None)
+        of_shard = isinstance(sent.message, Exchanged | Refused)
+        source = Address(Role.SHARD, sent.message.shard) if isinstance(sent.message, Exchanged | Refused) else LEDGER
+        waits = {to: message for to, message in worker.requests if to not in worker.answers}
+        if getattr(waits.get(source), "number", None) != number:
+            self.happened["answered twice"] += 1
+            return
+        worker.answers[source] = sent
+        if of_shard and sent.pulled is not None:
+            worker.weights_N[self.bounds[source.index]] = sent.pulled.weights_N
+            worker.pulls[source] = sent.pulled
+            law = self.laws[source.index]
+            for old in [pull for pull in law.open if pull.worker == worker.index and pull is not sent.pulled]:
+                law.close(old, applied=False, version=self.shards[source.index].version)
+        if len(worker.answers) == len(worker.requests):
+            self.go_on(worker, tuple(worker.answers[to].message for to, _ in worker.requests))
+
+    # --- machines ----------------------------------------------------------------------------------------------------
+
+    def handle(self, sent: Sent) -> None:
+        others: dict[Address, Machine] = {LEDGER: self.ledger, AVERAGER: self.averager}
+        machine = others.get(sent.to) or self.shards[sent.to.index]
+        pulled = None
+        version = self.shards[sent.to.index].version
+        for to, item in machine.handle(self.now, sent.message):
+            if to == JOURNAL:
+                self.journals.setdefault(sent.to, []).append(cast(Record, item))
+                if isinstance(item, LeaseFinished):
+                    assert all(item.lease in shard.applied for shard in self.shards), "done means done everywhere"
+                continue
+            if isinstance(item, Exchanged | Refused):
+                pulled = self.counted(sent, item, version)
+            self.flying.append(Sent(to, cast(Message, item), pulled=pulled))
+
+    def counted(self, sent: Sent, answer: Exchanged | Refused, version: int) -> Pull | None:
+        """Keep the law's accounts of one exchange; return the pull that it made."""
+        law = self.laws[answer.shard]
+        message = sent.message
+        assert isinstance(message, Exchange)
+        applied = isinstance(answer, Exchanged) and answer.outcome is Outcome.APPLIED
+        if sent.used is not None and (applied or law.holds(sent.used)):
+            law.close(sent.used, applied=applied, version=version)
+        if isinstance(answer, Refused) or message.weights_N is None:
+            return None
+        law.open.append(Pull(message.worker, answer.reading.version, message.weights_N))
+        return law.open[-1]
+
+    # --- what happens ------------------------------------------------------------------------------------------------
+
+    def run(self, steps: int = 40_000) -> None:
+        """Until nothing is left to happen."""
+        for _ in range(steps):
+            if not self.workers and not self.flying:
+                return
+            self.now += float(self.draws.random())
+            if self.draws.random() < self.faults:
+                self.mishap()
+            elif self.flying:
+                sent = self.flying.pop(int(self.draws.integers(len(self.flying))))
+                (self.answered if sent.to.role is Role.WORKER else self.handle)(sent)
+            else:
+                self.handle(Sent(LEDGER, Tick()))
+        raise AssertionError(f"not over after {steps} steps: {self.ledger.status()}")
+
+    def mishap(self) -> None:
+        kind = ("tick", "retry", "loss", "join")[int(self.draws.choice(4, p=[0.35, 0.45, 0.1, 0.1]))]
+        worker = (
+            self.workers[sorted(self.workers)[int(self.draws.integers(len(self.workers)))]] if self.workers else None
+        )
+        if kind == "tick":
+            self.handle(Sent(LEDGER, Tick()))
+        elif kind == "join" and self.ledger.status().ending == "":
+            self.join()
+        elif kind == "retry" and worker is not None:
+            open_requests = [request for request in worker.requests if request[0] not in worker.answers]
+            self.send(worker, *open_requests[int(self.draws.integers(len(open_requests)))])
+        elif kind == "loss" and worker is not None and len(self.workers) > 2:
+            self.lose(worker)
+        else:
+            return
+        self.happened[kind] += 1
+
+    def lose(self, worker: Worker) -> None:
+        """A worker is killed: what it sent is still on its way, its pulls without a push on its way come to nothing."""
+        del self.workers[worker.index]
+        for shard, law in zip(self.shards, self.laws, strict=True):
+            for pull in [pull for pull in law.open if pull.worker == worker.index]:
+                if not any(sent.used is pull for sent in self.flying):
+                    law.close(pull, applied=False, version=shard.version)
+        self.handle(Sent(LEDGER, WorkerLost(worker.index)))
+
+
+def check(cluster: Cluster) -> None:
+    """What must hold of every run that is over."""
+    status = cluster.ledger.status()
+    assert (status.ending, status.finished, status.outstanding) == ("completed", PLAN.leases, 0)
+    assert status.samples == PLAN.samples
+    records = cluster.journals[LEDGER]
+    assert sorted(r.lease for r in records if isinstance(r, LeaseFinished)) == list(range(PLAN.leases))
+    assert [r.reason for r in records if isinstance(r, LedgerStopped)] == ["completed"]
+    for shard, law in zip(cluster.shards, cluster.laws, strict=True):
+        journal = cluster.journals[Address(Role.SHARD, shard.index)]
+        updates = [r for r in journal if isinstance(r, PushHandled) and r.outcome is Outcome.APPLIED]
+        assert sorted(r.lease for r in updates) == list(range(PLAN.leases))
+        assert sum(r.samples for r in updates) == shard.samples == PLAN.samples
+        assert [r.version for r in updates] == list(range(1, PLAN.leases + 1))
+        assert shard.staleness == Counter(r.staleness for r in updates)
+        ages = sum(shard.version - pull.version for pull in law.open)
+        assert sum(r.staleness for r in updates) + ages + law.abandoned_ages == law.others
+        sent = [r.version for r in journal if isinstance(r, SampleSent)]
+        skipped = [r.version for r in journal if isinstance(r, SampleSkipped)]
+        assert sorted(sent + skipped) == list(range(EVERY, PLAN.leases + 1, EVERY))
+        assert shard.status().waiting_samples == 0
+        assert cluster.averager.status().counts[shard.index] <= len(sent)  # an older one that arrives later is left out
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_without_faults_the_staleness_is_that_of_w_workers_exactly(seed: int, shards: int) -> None:
+    workers = 6
+    cluster = Cluster(seed, workers, shards, faults=0.0)
+    first = {sent.to: sent for sent in cluster.flying}
+    assert len(first) == shards
+    pulls, cluster.flying = cluster.flying, []
+    for sent in pulls:  # every worker's first pull comes before any update
+        cluster.handle(sent)
+        cluster.answered(cluster.flying.pop())
+    cluster.run()
+    check(cluster)
+    for shard, law in zip(cluster.shards, cluster.laws, strict=True):
+        ages = sum(shard.version - pull.version for pull in law.open)
+        taus = sum(tau * count for tau, count in shard.staleness.items())
+        assert (len(law.open), law.abandoned_ages) == (workers, 0)
+        assert taus + ages == (workers - 1) * PLAN.leases
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(8))
+def test_every_lease_is_applied_exactly_once_on_every_shard_whatever_happens(seed: int, shards: int) -> None:
+    cluster = Cluster(seed, 5, shards, faults=0.15)
+    cluster.run()
+    check(cluster)
+    assert {"retry", "tick", "loss", "join", "answered twice"} <= set(cluster.happened)
+
+
+def test_the_schedules_do_bring_about_what_is_to_be_survived() -> None:
+    reissued = duplicates = 0
+    for seed in range(4):
+        cluster = Cluster(seed, 5, 2, faults=0.15)
+        cluster.run()
+        reissued += cluster.ledger.status().reissued
+        duplicates += sum(shard.duplicates for shard in cluster.shards)
+    assert reissued > 4
+    assert duplicates > 4
+
+
+def journal_of(seed: int) -> tuple[dict[Address, list[Record]], list[Tensor]]:
+    cluster = Cluster(seed, 5, 2, faults=0.1)
+    cluster.run()
+    return cluster.journals, [shard._w_N for shard in cluster.shards]
+
+
+def test_the_same_seed_is_the_same_run_to_the_bit_and_another_seed_is_not() -> None:
+    journals, weights = journal_of(1)
+    journal_of(2)
+    again, weights_again = journal_of(1)
+    assert repr(again) == repr(journals)
+    assert all(torch.equal(a_N, b_N) for a_N, b_N in zip(weights, weights_again, strict=True))
+    assert repr(journal_of(2)[0]) != repr(journals)
+
+
+def test_a_worker_is_told_of_the_end() -> None:
+    cluster = Cluster(0, 3, 1, faults=0.0)
+    told: list[Message] = []
+    answered = cluster.answered
+
+    def listen(sent: Sent) -> None:
+        told.append(sent.message)
+        answered(sent)
+
+    cluster.answered = listen  # type: ignore[method-assign]
+    cluster.run()
+    assert Counter(type(message) for message in told) == {
+        Exchanged: 3 + PLAN.leases,
+        Granted: PLAN.leases,
+        NoMoreLeases: 3,
+    }
+    assert NextLease not in map(type, told)

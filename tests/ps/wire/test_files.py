@@ -1,0 +1,227 @@
+"""Journals through crashes at every byte, and files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+import pytest
+
+from ps.errors import JournalDamaged
+from ps.journal import PullHandled, Record, SampleSent
+from ps.wire import parameter_server_pb2
+from ps.wire.codec import encode_record
+from ps.wire.files import FORMAT, MAGIC, SUFFIX, JournalWriter, journal_digest, journals, read_journal, write_whole
+
+RECORDS: list[Record] = [PullHandled(0.5 * i, i % 3, i, 7 * i) for i in range(5)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A closed journal of RECORDS."""
+    made = tmp_path / "journal" / f"shard-0{SUFFIX}"
+    write(made, RECORDS)
+    return made
+
+
+def write(path: Path, records: list[Record]) -> None:
+    writer = JournalWriter(path, "run-1", "shard-0")
+    writer.write(records)
+    writer.close()
+
+
+def edges(path: Path) -> list[int]:
+    """Where each record ends, the header first."""
+    found = [len(MAGIC)]
+    data = path.read_bytes()
+    while found[-1] < len(data):
+        length = int.from_bytes(data[found[-1] : found[-1] + 4], "little")
+        found.append(found[-1] + 12 + length)
+    return found[1:]
+
+
+def framed(body: bytes) -> bytes:
+    """A record as ps/wire/parameter_server.proto describes it, written out anew."""
+    length = len(body).to_bytes(4, "little")
+    return length + zlib.crc32(length).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def header(format: int = FORMAT) -> bytes:
+    return framed(
+        parameter_server_pb2.Record(
+            header=parameter_server_pb2.Header(format=format, run="run-1", actor="shard-0")
+        ).SerializeToString()
+    )
+
+
+def test_records_come_back_in_order(path: Path) -> None:
+    assert list(read_journal(path)) == RECORDS
+
+
+def test_records_written_one_by_one_are_the_same_bytes(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / f"other{SUFFIX}"
+    writer = JournalWriter(other, "run-1", "shard-0")
+    for record in RECORDS:
+        before = other.stat().st_size
+        writer.write([record])
+        assert other.stat().st_size > before, "the kernel has it when write returns"
+    writer.write([])
+    writer.close()
+    assert other.read_bytes() == path.read_bytes()
+
+
+def test_the_bytes_are_those_that_the_proto_describes(path: Path) -> None:
+    assert path.read_bytes().startswith(b"DBJRNL01" + header())
+
+
+def test_a_journal_is_never_written_over(path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError):
+        JournalWriter(path, "run-2", "shard-0")
+    assert path.read_bytes() == before
+
+
+# --- crashes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_journal_cut_at_any_byte_gives_the_whole_records_before_the_cut(path: Path) -> None:
+    data = path.read_bytes()
+    ends = edges(path)
+    assert ends[-1] == len(data)
+    for cut in range(len(data) + 1):
+        path.write_bytes(data[:cut])
+        whole = sum(end <= cut for end in ends[1:])
+        assert list(read_journal(path)) == RECORDS[:whole], cut
+
+
+def test_a_tail_left_as_zeros_by_a_power_cut_is_no_part_of_the_journal(path: Path) -> None:
+    """File systems may write a file's new length before its data."""
+    data = path.read_bytes()
+    ends = edges(path)
+    for cut in range(ends[-3], len(data)):
+        if data[cut:].strip(b"\0") == b"":
+            continue  # the record's own last bytes are zeros
+        for zeros in (1, 11, 12, 13, len(data) - cut, 4096):
+            path.write_bytes(data[:cut] + bytes(zeros))
+            whole = sum(end <= cut for end in ends[1:])
+            got = list(read_journal(path))
+            assert got == RECORDS[:whole], (cut, zeros)
+
+
+def test_a_byte_that_flipped_anywhere_before_the_last_record_is_damage(path: Path) -> None:
+    data = path.read_bytes()
+    for at in range(edges(path)[-2]):
+        for flip in (0x01, 0x80):
+            path.write_bytes(data[:at] + bytes([data[at] ^ flip]) + data[at + 1 :])
+            with pytest.raises(JournalDamaged, match=r"does not match its checksum|not a journal"):
+                list(read_journal(path))
+
+
+def test_a_last_record_that_does_not_match_its_checksum_is_left_out(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert list(read_journal(path)) == RECORDS[:-1]
+
+
+def test_a_record_whose_length_flipped_is_damage_even_at_the_end(path: Path) -> None:
+    data = path.read_bytes()
+    at = edges(path)[-2]
+    path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :])
+    with pytest.raises(JournalDamaged, match=f"record at byte {at} does not match its checksum"):
+        list(read_journal(path))
+
+
+# --- what is no journal ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [b"{", b"DBJRNL02", b"DBJRNX", b"\x00" * 64])
+def test_another_file_is_no_journal(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(data)
+    with pytest.raises(JournalDamaged, match=r"x: not a journal: begins with .*, expected b'DBJRNL01'"):
+        list(read_journal(path))
+
+
+def test_another_format_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(MAGIC + header(FORMAT + 1))
+    with pytest.raises(JournalDamaged, match="journal format 2, this program reads format 1"):
+        list(read_journal(path))
+
+
+RECORD = framed(encode_record(SampleSent(1.0, 2)))
+
+
+@pytest.mark.parametrize(("data", "got"), [(RECORD, "SampleSent"), (header() + RECORD + header(), "Header")])
+def test_a_header_is_at_the_start_and_only_there(tmp_path: Path, data: bytes, got: str) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(MAGIC + data)
+    with pytest.raises(JournalDamaged, match=f"got {got}, expected a header at the start and only there"):
+        list(read_journal(path))
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"\xfa\x07\x00"])
+def test_a_sound_record_that_says_nothing_known_is_damage(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(MAGIC + header() + framed(body))
+    with pytest.raises(JournalDamaged, match=r"unknown kind|no journal record"):
+        list(read_journal(path))
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_is_of_names_lengths_and_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    write(folder / f"b{SUFFIX}", RECORDS)
+    write(folder / f"a{SUFFIX}", RECORDS[:2])
+    (folder / "notes.txt").write_text("no journal")
+    assert [path.name for path in journals(folder)] == [f"a{SUFFIX}", f"b{SUFFIX}"]
+    digest = journal_digest(folder)
+    assert len(digest) == 64
+    assert journal_digest(folder) == digest
+
+    (folder / f"b{SUFFIX}").rename(folder / f"c{SUFFIX}")
+    assert journal_digest(folder) != digest
+    (folder / f"c{SUFFIX}").rename(folder / f"b{SUFFIX}")
+    assert journal_digest(folder) == digest
+    with (folder / f"a{SUFFIX}").open("ab") as stream:
+        stream.write(b"\0")
+    assert journal_digest(folder) != digest
+
+
+# --- files that appear whole -----------------------------------------------------------------------------------------
+
+
+def test_a_file_is_written_whole_over_an_older_one(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"old, and longer")
+    write_whole(path, b"new", mode=0o600)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failure_leaves_the_older_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"ps.wire.files.os.{failing}", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, b"new")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["file"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_whole(tmp_path / "missing" / "file", b"new")
+    assert os.listdir(tmp_path) == []
