@@ -1,0 +1,139 @@
+"""Batches: a lease to the tensors that its gradient is computed from.
+
+A pure function of (data, lease id): the examples are the lease's stretch of its epoch's permutation, their augmentation
+is drawn from the stream "lease/ID/augment", and nothing else enters. Which worker, thread or process asks, how often
+and in which attempt, changes no bit.
+
+Shape suffixes: B = examples in the batch, C = channels, H = height, W = width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ps.errors import BadInput
+from ps.leases import LeasePlan
+from ps.messages import Lease
+from ps.streams import numpy_stream
+from workers.augment import Augmentation, Generator, evaluation_view
+from workers.decode import BadImage
+from workers.images import Dataset, Example
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a network is fed.
+
+    Attributes:
+        images_BCHW: float32, contiguous, mean subtracted and scaled to about unit range; owned by whoever asked.
+        labels_B: int64.
+        skipped: Examples left out because they cannot be read; B and this add up to the examples asked for.
+    """
+
+    images_BCHW: Tensor
+    labels_B: Tensor
+    skipped: int
+
+
+class Batches:
+    """The batches of a run, by lease. Safe to ask from many threads at once."""
+
+    def __init__(self, dataset: Dataset, plan: LeasePlan, augmentation: Augmentation, on_bad: str = "skip") -> None:
+        """Bind data, plan and augmentation.
+
+        Args:
+            dataset: The training set that the plan was made for.
+            plan: Which examples each lease names, and the run's seed.
+            augmentation: What the images go through.
+            on_bad: What an unreadable example does: "skip" leaves it out and counts it, "fail" raises its BadImage.
+
+        Raises:
+            BadInput: Plan and data set have different lengths, or `on_bad` is neither.
+        """
+        if plan.examples != len(dataset):
+            raise BadInput(
+                f"{dataset.name}: got {len(dataset)} examples, expected {plan.examples}; is it the run's own data?"
+            )
+        if on_bad not in ("skip", "fail"):
+            raise BadInput(f"on_bad: got {on_bad!r}, expected skip or fail")
+        self._dataset = dataset
+        self._plan = plan
+        self._augmentation = augmentation
+        self._on_bad = on_bad
+        self._order = lru_cache(maxsize=2)(plan.order)  # leases of two epochs are in work around an epoch's end
+
+    def batch(self, lease: Lease) -> Batch:
+        """The batch that a lease names.
+
+        Raises:
+            BadImage: An example cannot be read and `on_bad` is "fail".
+            BadInput: None of the lease's examples can be read.
+        """
+        indices = self._order(lease.epoch)[lease.first : lease.first + lease.count].tolist()
+        examples: list[Example] = []
+        for index in indices:
+            try:
+                examples.append(self._dataset.read(index))
+            except BadImage as error:
+                if self._on_bad == "fail":
+                    raise
+                unreadable = error
+        if not examples:
+            raise BadInput(
+                f"lease {lease.id}: got {lease.count} unreadable examples of {lease.count}, expected a readable one; "
+                f"the last: {unreadable}"
+            )
+        generator = numpy_stream(self._plan.seed, f"lease/{lease.id}/augment")
+        return _assemble(self._dataset, examples, self._augmentation, generator, len(indices) - len(examples))
+
+
+def evaluation_batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
+    """All examples in their own order, as an evaluation with one crop sees them; the unreadable skipped and counted.
+
+    Every batch but the last has `batch_size` examples.
+
+    Raises:
+        BadInput: Nothing in the data set can be read.
+    """
+    view = evaluation_view(dataset.name, dataset.image_shape)
+    nothing = numpy_stream(0, "evaluation")  # the views draw nothing
+    examples: list[Example] = []
+    skipped = 0
+    for index in range(len(dataset)):
+        try:
+            example = dataset.read(index)
+        except BadImage:
+            skipped += 1
+            continue
+        if len(examples) == batch_size:
+            yield _assemble(dataset, examples, view, nothing, skipped)
+            examples, skipped = [], 0
+        examples.append(example)
+    if not examples:
+        raise BadInput(
+            f"{dataset.name}: got {skipped} unreadable examples of {len(dataset)}, expected readable ones to evaluate"
+        )
+    yield _assemble(dataset, examples, view, nothing, skipped)
+
+
+def _assemble(
+    dataset: Dataset, examples: Sequence[Example], view: Augmentation, generator: Generator, skipped: int
+) -> Batch:
+    pixels_BHWC = view([example.image for example in examples], generator)
+    count, height, width, channels = pixels_BHWC.shape
+    if (channels, height, width) != dataset.image_shape:
+        raise BadInput(
+            f"{dataset.name}: got images of {(channels, height, width)}, expected {dataset.image_shape}: "
+            "channels, height, width"
+        )
+    images_BCHW = np.empty((count, channels, height, width), np.float32)
+    np.subtract(pixels_BHWC.transpose(0, 3, 1, 2), dataset.mean_C[:, None, None], out=images_BCHW)
+    images_BCHW *= np.float32(dataset.scale)
+    labels_B = np.array([example.label for example in examples], np.int64)
+    return Batch(torch.from_numpy(images_BCHW), torch.from_numpy(labels_B), skipped)

@@ -1,0 +1,235 @@
+"""Data sets: which there are, where they are found, and how one is opened by name.
+
+    digits          1,437 + 360 handwritten digits, inside this package; 8x8, enlarged to 16x16
+    mnist           60,000 + 10,000 handwritten digits, 28x28
+    fashion-mnist   60,000 + 10,000 pieces of clothing, 28x28
+    cifar10         50,000 + 10,000 small photographs, 32x32, as published or as JPEGs
+    imagefolder     any folder with train/<class>/ and val/<class>/ or test/<class>/, decoded when read
+
+Pixels are 0..255. A network gets (pixel - mean) * scale: `mean_C` per channel, `scale` one over the standard deviation
+of all pixels, so about unit range. Both are constants, so that nobody waits for them: those of a known set are its
+training set's, folders get ImageNet's published mean 123/117/104 (red, green, blue) and its scale, whatever they hold.
+
+Where: in the root (--data-root, else $DISTBELIEF_DATA) or in a folder of the set's name in it, then in the cache
+($XDG_CACHE_HOME or ~/.cache)/distbelief. Fashion-MNIST and CIFAR-10 are downloaded if they are in neither. Nothing else
+is ever written.
+
+Shape suffix: N = examples.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ps.errors import BadInput, nearest, require
+from workers import formats
+from workers.decode import BadImage
+from workers.download import REMOTES, Progress, fetch, silent
+from workers.images import ArrayImages, Dataset, EncodedImages, Example, FolderImages, Traits
+
+__all__ = ["KNOWN", "BadImage", "DataSettings", "Dataset", "Example", "Split", "load"]
+
+Split = Literal["train", "test"]
+
+_DIGITS = tuple("0123456789")
+_FASHION = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+_CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+# digits: after enlarging. mnist: as published (0.1307 and 0.3081 of 255). cifar10: as published for the original
+# files; the JPEG version's means are within 0.05 of them.
+KNOWN = {
+    traits.name: traits
+    for traits in (
+        Traits("digits", _DIGITS, (1, 16, 16), (77.89,), 1 / 81.04),
+        Traits("mnist", _DIGITS, (1, 28, 28), (33.32,), 1 / 78.57),
+        Traits("fashion-mnist", _FASHION, (1, 28, 28), (72.94,), 1 / 90.02),
+        Traits("cifar10", _CIFAR, (3, 32, 32), (125.31, 122.95, 113.87), 1 / 64.14),
+        Traits("imagefolder", (), (3, 224, 224), (123.0, 117.0, 104.0), 1 / 57.0),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """Which data a run uses.
+
+    Attributes:
+        name: One of `KNOWN`.
+        root: Folder to look in; empty for $DISTBELIEF_DATA.
+        bad_images: What an unreadable example does: "skip" leaves it out of its batch and counts it, "fail" ends the
+            run.
+
+    Raises:
+        BadInput: `bad_images` is neither.
+    """
+
+    name: str = "digits"
+    root: str = ""
+    bad_images: str = "skip"
+
+    def __post_init__(self) -> None:
+        require(self.bad_images in ("skip", "fail"), "data.bad_images", self.bad_images, "skip or fail")
+
+
+def load(settings: DataSettings, split: Split, progress: Progress = silent) -> Dataset:
+    """Open a data set, downloading it first if it is one of `REMOTES` and is found nowhere.
+
+    Raises:
+        BadInput: Unknown name, no data, corrupt data, no network; one line that says what to do.
+    """
+    if split not in ("train", "test"):
+        raise BadInput(f"split: got {split!r}, expected train or test")
+    match settings.name:
+        case "digits":
+            return ArrayImages(KNOWN["digits"], *formats.read_digits(split))
+        case "mnist" | "fashion-mnist":
+            return _open_idx(settings, split, progress)
+        case "cifar10":
+            return _open_cifar(settings, split, progress)
+        case "imagefolder":
+            return _open_folder(settings, split)
+    raise BadInput(
+        f"data.name: got {settings.name!r}, expected one of {', '.join(KNOWN)}{nearest(settings.name, KNOWN)}"
+    )
+
+
+# --- where things are -------------------------------------------------------------------------------------------------
+
+
+def _root(settings: DataSettings) -> Path | None:
+    """The folder that the user named, if any."""
+    named = settings.root or os.environ.get("DISTBELIEF_DATA", "")
+    if not named:
+        return None
+    root = Path(named).expanduser().absolute()
+    if not root.is_dir():
+        raise BadInput(
+            f"data root: got {root}, which is no folder; expected one that exists (--data-root or DISTBELIEF_DATA)"
+        )
+    return root
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distbelief"
+
+
+def _places(settings: DataSettings) -> list[Path]:
+    """Folders that may hold the set, best first."""
+    root, name = _root(settings), settings.name
+    places = []
+    if root is not None:
+        places += [root / name, root / f"{name}-jpeg"]
+        if root.name == name or root.name not in KNOWN:  # mnist and fashion-mnist call their files the same
+            places.append(root)
+    return [place for place in [*places, _cache() / name] if place.is_dir()]
+
+
+def _download(settings: DataSettings, progress: Progress) -> Path:
+    """Fetch what was found nowhere: into the root, if there is one that can be written, else into the cache."""
+    root, name = _root(settings), settings.name
+    if name not in REMOTES:
+        raise BadInput(
+            f"{name}: got nothing of it in {root or 'no folder'}, expected its files there; we cannot download it: "
+            "fetch it yourself and name its folder with --data-root or DISTBELIEF_DATA"
+        )
+    if root is None or not os.access(root, os.W_OK):
+        into = _cache() / name
+    else:
+        into = root if root.name == name else root / name
+    for remote in REMOTES[name]:
+        fetch(remote, into, progress)
+    return into
+
+
+# --- how each is opened -----------------------------------------------------------------------------------------------
+
+
+def _open_idx(settings: DataSettings, split: Split, progress: Progress) -> Dataset:
+    prefix = "train" if split == "train" else "t10k"
+    images, labels = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+    places = [place for place in _places(settings) if _plain_or_packed(place / images).exists()]
+    place = places[0] if places else _download(settings, progress)
+    arrays = formats.read_idx(_plain_or_packed(place / images), _plain_or_packed(place / labels))
+    return ArrayImages(KNOWN[settings.name], *arrays)
+
+
+def _plain_or_packed(path: Path) -> Path:
+    return path if path.exists() else path.with_name(path.name + ".gz")
+
+
+def _open_cifar(settings: DataSettings, split: Split, progress: Progress) -> Dataset:
+    for place in _places(settings):
+        if found := _cifar_in(place, split):
+            return found
+    if found := _cifar_in(_download(settings, progress), split):
+        return found
+    raise BadInput("cifar10: got a download without the expected files; remove its folder and try again")
+
+
+def _cifar_in(place: Path, split: Split) -> Dataset | None:
+    """CIFAR-10 in whichever form a folder holds it: original before JPEG, all before a part."""
+    traits = KNOWN["cifar10"]
+    batches = [f"data_batch_{number}" for number in range(1, 6)] if split == "train" else ["test_batch"]
+    for folder in (place, place / "cifar-10-batches-bin"):
+        if (folder / f"{batches[0]}.bin").exists():
+            return ArrayImages(traits, *formats.read_cifar_binary([folder / f"{batch}.bin" for batch in batches]))
+    for folder in (place, place / "cifar-10-batches-py"):
+        if (folder / batches[0]).exists():
+            return ArrayImages(traits, *formats.read_cifar_pickle([folder / batch for batch in batches]))
+    if archives := sorted(place.glob("cifar10*.tar.gz")):
+        return _encoded(traits, archives[0], formats.read_archive(archives[0], split))
+    for folder in (place, place / "subset"):
+        if all((folder / split / name).is_dir() for name in traits.classes):
+            return _encoded(traits, folder / split, formats.read_classes(folder / split))
+    return None
+
+
+def _encoded(traits: Traits, where: Path, classes: dict[str, list[tuple[str, bytes]]]) -> Dataset:
+    if set(classes) != set(traits.classes):
+        raise BadInput(f"{where}: got the classes {sorted(classes)}, expected {sorted(traits.classes)}")
+    names = tuple(f"{name}/{file}" for name in traits.classes for file, _ in classes[name])
+    files = tuple(content for name in traits.classes for _, content in classes[name])
+    return EncodedImages(traits, str(where), names, files, _labels([len(classes[name]) for name in traits.classes]))
+
+
+def _open_folder(settings: DataSettings, split: Split) -> Dataset:
+    root = _root(settings)
+    if root is None:
+        raise BadInput(
+            "imagefolder: got no folder, expected one with train/ and val/ or test/; "
+            "name it with --data-root or DISTBELIEF_DATA"
+        )
+    train = formats.list_classes(root / "train")
+    empty = [name for name, files in train.items() if not files]
+    if not train or empty:
+        raise BadInput(
+            f"{root / 'train' / (empty[0] if empty else '')}: got no images, expected one folder per class with "
+            f"files of {', '.join(formats.IMAGE_SUFFIXES)} in it"
+        )
+    folder, listed = root / "train", train
+    if split == "test":
+        folder = root / "val" if (root / "val").is_dir() else root / "test"
+        listed = formats.list_classes(folder)
+        unknown = sorted(set(listed) - set(train))
+        if unknown:
+            raise BadInput(
+                f"{folder / unknown[0]}: got a class that {root / 'train'} lacks{nearest(unknown[0], train)}, "
+                "expected the same class folders"
+            )
+        if not any(listed.values()):
+            raise BadInput(f"{folder}: got no images, expected one folder per class")
+    files = tuple(file for name in train for file in listed.get(name, []))
+    labels_N = _labels([len(listed.get(name, [])) for name in train])
+    return FolderImages(replace(KNOWN["imagefolder"], classes=tuple(train)), folder, files, labels_N)
+
+
+def _labels(counts: list[int]) -> formats.Labels:
+    """Labels of examples that lie class by class."""
+    return np.repeat(np.arange(len(counts)), counts)
