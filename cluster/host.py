@@ -1,0 +1,261 @@
+"""Worker host: many logical workers in one process, as threads with compute turns, on the live clock.
+
+Each thread runs one worker program and does what it asks for: it sends messages (all shards at once), takes a compute
+turn, appends to the journal. What the program wants and why is not this module's business. Knows no Ray: an actor, a
+test or a process outside any cluster may run it.
+
+Shape suffix: N = parameters of the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time  # noqa: TID251 -- the live clock
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cluster.turns import Turns, TurnsClosed
+from ps.errors import PeerLost
+from ps.journal import Record, WorkerTimed
+from ps.messages import Address, Exchange, Lease, Message, Read, Sample
+from ps.wire.client import Loop, Peer
+from ps.wire.files import JournalWriter
+from workers.program import Answer, Ask, Compute, Effect, Gradient, Note, Program
+
+EXCHANGE_SECONDS = 120.0  # deadline of one call; the same call is made again after it
+PATIENCE_SECONDS = 30.0  # how long an actor may be out of reach before its workers give up
+RETRY_SECONDS = 0.25
+
+
+class Computation(Protocol):
+    """What a compute turn comes with: a model of its own."""
+
+    def __call__(self, lease: Lease, weights_N: Tensor, gradient_N: Tensor) -> tuple[Gradient, float]:
+        """The gradient, written to gradient_N, and the seconds that went into decoding the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """Where the actors are, and what lets one in."""
+
+    targets: Mapping[Address, str]
+    token: str
+
+
+@dataclass(slots=True)
+class _Spent:
+    """Seconds that one worker spent on one lease so far."""
+
+    lease: float = 0.0
+    turn: float = 0.0
+    decode: float = 0.0
+    compute: float = 0.0
+    exchange: float = 0.0
+
+
+class WorkerHost:
+    """Runs logical workers until each has ended.
+
+    Args:
+        workers: Their ids.
+        program: Makes the worker program of one worker: (worker, weights_N) -> Program.
+        elements: N.
+        computations: One for each compute turn that may be taken at once.
+        connections: The actors.
+        journal: The host's journal; written and closed here.
+    """
+
+    def __init__(
+        self,
+        workers: Sequence[int],
+        program: Callable[[int, Tensor], Program],
+        elements: int,
+        computations: Sequence[Computation],
+        connections: Connections,
+        journal: JournalWriter,
+    ) -> None:
+        self._workers = tuple(workers)
+        self._program = program
+        self._elements = elements
+        self._turns = Turns(computations)
+        # More buffers than turns: a turn goes on while earlier gradients are still on their way to the shards.
+        self._buffers = Turns([torch.empty(elements) for _ in range(2 * len(computations) + 1)])
+        self._journal = journal
+        self._journal_lock = threading.Lock()
+        self._loop = Loop("distbelief-host")
+        self._peers = self._loop.call(
+            lambda: {to: Peer(target, connections.token) for to, target in connections.targets.items()}
+        )
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self.alive = 0
+
+    def run(self) -> None:
+        """Run all workers to their end. Raises what the first failing worker raised, after the others have ended."""
+        threads = [
+            threading.Thread(target=self._worker, args=(worker,), name=f"worker-{worker}") for worker in self._workers
+        ]
+        self.alive = len(threads)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for peer in self._peers.values():
+            self._loop.run(peer.close())
+        self._loop.close()
+        self._journal.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """End every worker after what it is doing now; leases in hand are left unfinished."""
+        self._stopping.set()
+        self._turns.close()
+        self._buffers.close()
+
+    # --- one worker, on its thread -----------------------------------------------------------------------------------
+
+    def _worker(self, worker: int) -> None:
+        weights_N = torch.empty(self._elements)
+        driver = _Driver(self, worker)
+        try:
+            program = self._program(worker, weights_N)
+            answer: Answer = None
+            while not self._stopping.is_set():
+                answer = driver.do(program.send(answer))
+        except (StopIteration, TurnsClosed):
+            pass
+        except BaseException as error:  # noqa: BLE001 -- a thread's failure must reach the caller of run
+            if not self._stopping.is_set():
+                self._failure = error
+            self.stop()
+        finally:
+            driver.release()
+            self.alive -= 1
+
+    def note(self, records: Sequence[Record]) -> None:
+        with self._journal_lock:
+            self._journal.write(records)
+
+    def ask(self, requests: Sequence[tuple[Address, Message]]) -> tuple[Message, ...]:
+        return self._loop.run(self._ask_all(requests))
+
+    async def _ask_all(self, requests: Sequence[tuple[Address, Message]]) -> tuple[Message, ...]:
+        return tuple(await asyncio.gather(*(self._ask_one(to, message) for to, message in requests)))
+
+    async def _ask_one(self, to: Address, message: Message) -> Message:
+        """Ask until there is an answer: a call that was lost is made again with the same number."""
+        peer = self._peers[to]
+        lost_since: float | None = None
+        while True:
+            began = time.monotonic()
+            try:
+                if isinstance(message, Exchange | Sample | Read):
+                    return await peer.exchange(message, EXCHANGE_SECONDS)
+                answer = await peer.ask(message, EXCHANGE_SECONDS)
+                assert answer is not None, f"{type(message).__name__} was not answered"
+                return answer
+            except PeerLost:
+                if self._stopping.is_set():
+                    raise
+                if time.monotonic() - began >= EXCHANGE_SECONDS:
+                    lost_since = None  # it was there and let us wait: a place in line
+                    continue
+                lost_since = lost_since or began
+                if time.monotonic() - lost_since > PATIENCE_SECONDS:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def take_turn(self) -> Computation:
+        return self._turns.take()
+
+    def end_turn(self, computation: Computation) -> None:
+        self._turns.give_back(computation)
+
+    def take_buffer(self) -> Tensor:
+        return self._buffers.take()
+
+    def end_buffer(self, gradient_N: Tensor) -> None:
+        self._buffers.give_back(gradient_N)
+
+
+class _Driver:
+    """Carries out one program's effects and keeps the time."""
+
+    def __init__(self, host: WorkerHost, worker: int) -> None:
+        self._host = host
+        self._worker = worker
+        self._gradient_N: Tensor | None = None
+        self._lease: Lease | None = None
+        self._spent = _Spent()
+
+    def do(self, effect: Effect) -> Answer:
+        match effect:
+            case Ask():
+                return self._ask(effect)
+            case Compute():
+                return self._compute(effect)
+            case Note():
+                now = time.time()
+                self._host.note([replace(record, now=now) for record in effect.records])
+                return None
+
+    def release(self) -> None:
+        """Return the gradient buffer, if one is held."""
+        if self._gradient_N is not None:
+            self._host.end_buffer(self._gradient_N)
+            self._gradient_N = None
+
+    def _ask(self, effect: Ask) -> tuple[Message, ...]:
+        began = time.monotonic()
+        answers = self._host.ask(effect.requests)
+        seconds = time.monotonic() - began
+        if isinstance(effect.requests[0][1], Exchange):
+            self._spent.exchange += seconds
+            if self._gradient_N is not None:
+                self._finish()
+        else:
+            self._spent.lease += seconds
+        self.release()
+        return answers
+
+    def _compute(self, effect: Compute) -> Gradient:
+        asked = time.monotonic()
+        computation = self._host.take_turn()
+        try:
+            self._gradient_N = self._host.take_buffer()
+            began = time.monotonic()
+            gradient, decode = computation(effect.lease, effect.weights_N, self._gradient_N)
+        finally:
+            self._host.end_turn(computation)
+        self._lease = effect.lease
+        self._spent.turn += began - asked
+        self._spent.decode += decode
+        self._spent.compute += time.monotonic() - began - decode
+        return gradient
+
+    def _finish(self) -> None:
+        assert self._lease is not None
+        spent, self._spent = self._spent, _Spent()
+        record = WorkerTimed(
+            time.time(),
+            self._worker,
+            self._lease.id,
+            spent.lease,
+            spent.turn,
+            spent.decode,
+            spent.compute,
+            spent.exchange,
+        )
+        self._host.note([record])
+
+
+def host_journal(folder: Path, run: str, host: int) -> JournalWriter:
+    """The journal of one worker host."""
+    return JournalWriter(folder / f"host-{host}.journal", run, f"host-{host}")

@@ -1,0 +1,83 @@
+"""Run specification: everything the pieces of a run need to know, as one value that travels to every process.
+
+Composed from the components' own settings; nothing here is computed twice in two places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ps.averager import AverageSettings
+from ps.errors import require
+from ps.layout import Layout
+from ps.leases import LeasePlan
+from ps.ledger import LedgerSettings
+from ps.rules import RuleSettings
+from ps.schedule import ScheduleSettings
+from workers.datasets import DataSettings
+from workers.models import ModelSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """How many of what, and where.
+
+    Attributes:
+        workers: Logical workers, each with one gradient in flight.
+        shards: Parameter-server shards.
+        address: "local" for a Ray of the run's own on this machine, "auto" or an address to join one.
+        turns: Gradients computed at once on a machine; 0 for as many as its cores allow.
+        threads: Threads per gradient. Part of the arithmetic: another number gives other bits.
+    """
+
+    workers: int = 8
+    shards: int = 2
+    address: str = "local"
+    turns: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        require(1 <= self.workers <= 100_000, "cluster.workers", self.workers, "1 to 100,000")
+        require(1 <= self.shards <= 1024, "cluster.shards", self.shards, "1 to 1,024")
+        require(bool(self.address), "cluster.address", self.address, '"local", "auto" or the address of a Ray cluster')
+        require(self.turns >= 0, "cluster.turns", self.turns, "0 (as many as the cores allow) or more")
+        require(self.threads >= 1, "cluster.threads", self.threads, "at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """One run.
+
+    Attributes:
+        run: The run's id; part of every actor's name.
+        folder: The run directory.
+        token: What every call must carry.
+    """
+
+    run: str
+    folder: Path
+    token: str
+    plan: LeasePlan
+    layout: Layout
+    model: ModelSettings
+    data: DataSettings
+    rule: RuleSettings
+    schedule: ScheduleSettings
+    average: AverageSettings
+    ledger: LedgerSettings
+    cluster: ClusterSettings
+
+    @property
+    def bounds(self) -> tuple[slice, ...]:
+        """Each shard's slice of the flat vector."""
+        return tuple(self.layout.bounds(shard) for shard in range(self.layout.shards))
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Each shard's number of parameters."""
+        return tuple(bound.stop - bound.start for bound in self.bounds)
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal"
