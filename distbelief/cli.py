@@ -1,0 +1,319 @@
+"""Command line: one subcommand calls one function, imported when it runs. No logic here.
+
+Whatever goes wrong is one line on stderr. Exit codes: 0 success, 1 the run or this program failed, 2 the user can mend
+it, 130 interrupted, 141 nobody reads our output any more (as a shell counts SIGPIPE).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ps.errors import BadInput, DistbeliefError, nearest
+
+FAILED, BAD_INPUT, INTERRUPTED, UNREAD = 1, 2, 130, 141
+
+Command = Callable[..., int]
+
+
+def main() -> None:
+    """Entry point of the `distbelief` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return its exit code."""
+    session = _Session()
+    try:
+        with commands.make_context("distbelief", list(arguments), obj=session) as context:
+            code: int = commands.invoke(context)
+        sys.stdout.flush()
+        return code
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # so that Python's own flush at exit is quiet too
+        return UNREAD
+    except KeyboardInterrupt:
+        return session.failed("interrupted", INTERRUPTED)
+    except click.UsageError as error:
+        return session.failed(f"error: {_explained(error, arguments)}", BAD_INPUT)
+    except BadInput as error:
+        return session.failed(f"error: {error}", BAD_INPUT)
+    except DistbeliefError as error:
+        return session.failed(f"error: {error}", FAILED)
+    except Exception as error:  # noqa: BLE001 -- the last line of defence: a person gets one line, and how to see more
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        return session.failed(f"internal error: {what}; run again with --debug for the traceback", FAILED)
+
+
+@dataclass(slots=True)
+class _Session:
+    """What error reports need to know of the command that is running."""
+
+    debug: bool = False
+
+    def failed(self, what: str, code: int) -> int:
+        """Tell a person in one line, below the traceback if they asked for it; return the exit code.
+
+        Called while the error is being handled.
+        """
+        if self.debug:
+            traceback.print_exc()
+        click.echo(f"distbelief: {' '.join(what.split())}", err=True)
+        return code
+
+
+def _explained(error: click.UsageError, arguments: Sequence[str]) -> str:
+    """Click's complaint the way ours are said: got, expected, what to do."""
+    command = error.ctx.command_path if error.ctx else " ".join(["distbelief", *_known(arguments[:1])])
+    parameters = error.ctx.command.params if error.ctx else []
+    match error:
+        case click.NoSuchOption():
+            options = [name for parameter in parameters for name in parameter.opts if name.startswith("--")]
+            text = f"got {error.option_name}, expected an option of {command}{nearest(error.option_name, options)}"
+        case click.BadOptionUsage():
+            got = "a value, expected none" if "not take" in error.message else "no value, expected one"
+            text = f"{error.option_name}: got {got}"
+        case click.MissingParameter():
+            name = error.param.make_metavar(error.ctx).rstrip(".") if error.param and error.ctx else "argument"
+            text = f"got no {name}, expected at least one"
+        case _:
+            text = error.format_message().replace("Got", "got").rstrip(".") + ", expected none"
+    return f"{text}; see {command} --help"
+
+
+def _known(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name in commands.commands]
+
+
+# --- kinds of values --------------------------------------------------------------------------------------------------
+
+
+class Kind(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
+    """A value that a person types.
+
+    Args:
+        read: From text to value; raises ValueError.
+        name: What help calls it.
+        expected: What the error message asks for.
+    """
+
+    def __init__(self, read: Callable[[str], object], name: str, expected: str) -> None:
+        self.name = name
+        self._read = read
+        self._expected = expected
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._read(value) if isinstance(value, str) else value
+        except ValueError:
+            where = param.opts[0] if param else self.name
+            command = ctx.command_path if ctx else "distbelief"
+            raise BadInput(f"{where}: got {value!r}, expected {self._expected}; see {command} --help") from None
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return self.name
+
+
+def one_of(*values: str) -> Kind:
+    """One of these words."""
+
+    def read(text: str) -> str:
+        if text not in values:
+            raise ValueError
+        return text
+
+    return Kind(read, "|".join(values), " or ".join(values))
+
+
+def text(name: str) -> Kind:
+    """Any text."""
+    return Kind(str, name, "text")
+
+
+COUNT = Kind(int, "N", "a whole number")
+NUMBER = Kind(float, "X", "a number")
+DIRECTORY = Kind(Path, "DIR", "a directory")
+FILE = Kind(Path, "FILE", "a file")
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+class Commands(click.Group):
+    """Our commands, in the order in which they are written below."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands and not cmd_name.startswith("-"):
+            known = ", ".join(self.commands)
+            raise BadInput(
+                f"got {cmd_name}, expected one of {known}{nearest(cmd_name, self.commands)}; see distbelief --help"
+            )
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group("distbelief", cls=Commands, invoke_without_command=True)
+@click.version_option(package_name="distbelief", message="%(prog)s %(version)s")
+@click.pass_context
+def commands(context: click.Context) -> int:
+    """Train neural networks with an asynchronous parameter server on Ray.
+
+    Every gradient is applied exactly once, its staleness is measured, and every
+    run is recorded in a directory of its own.
+
+    \b
+    Examples:
+      distbelief launch                 handwritten digits, about 90 seconds
+      distbelief launch --workers 32 --target-error 0.05
+      distbelief status                 the newest run under ./runs
+      distbelief evaluate runs/digits-20260729-101530
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+    return 0
+
+
+def _remember_debug(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    context.ensure_object(_Session).debug = value
+    return value
+
+
+_debug = click.option(
+    "--debug", is_flag=True, is_eager=True, callback=_remember_debug, help="Show the traceback of an error."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """An option of `launch` that is one key of the configuration."""
+
+    option: str
+    key: str
+    kind: Kind
+    help: str
+
+
+SETTINGS = (
+    Setting("--preset", "run.preset", text("NAME"),
+            "Where all other settings come from: digits (the default; needs no download), fashion-mnist, cifar10, "
+            "imagefolder."),
+    Setting("--workers", "cluster.workers", COUNT, "Logical workers, each with one gradient in flight."),
+    Setting("--shards", "cluster.shards", COUNT, "Parameter-server shards that the parameters are cut into."),
+    Setting("--data-root", "data.root", DIRECTORY, "Folder that holds the data set (else $DISTBELIEF_DATA)."),
+    Setting("--run", "run.folder", DIRECTORY, "Directory for this run, new or empty (else a new one under ./runs)."),
+    Setting("--seed", "run.seed", COUNT, "Root of every random number of the run."),
+    Setting("--epochs", "run.epochs", COUNT, "Passes over the training set."),
+    Setting("--address", "cluster.address", text("ADDR"),
+            "Ray to run on: local (the default; one of the run's own, gone afterwards), auto, or ray://HOST:PORT."),
+    Setting("--model", "model.name", text("NAME"), "inception-mini, inception-small or googlenet."),
+    Setting("--batch-size", "run.batch_size", COUNT, "Images per gradient."),
+    Setting("--lr", "schedule.rate", NUMBER,
+            "Learning rate, of the mean loss of a batch (else one worker's, carried over to so many workers)."),
+    Setting("--momentum", "rule.momentum", NUMBER, "Momentum, 0 to below 1 (else carried over likewise)."),
+    Setting("--precision", "model.precision", one_of("float32", "bfloat16"), "Arithmetic of forward and backward."),
+    Setting("--target-error", "run.target_error", NUMBER,
+            "End the run when the average's top-1 error, a fraction, is at most this: 0.05 for 5 %."),
+    Setting("--max-seconds", "run.max_seconds", NUMBER, "End the run after so many seconds."),
+    Setting("--init-from", "run.init_from", FILE, "Safetensors file with the initial weights (else random ones)."),
+    Setting("--config", "config", FILE, "Start again what an earlier run's config.toml says; options here beat it."),
+)  # fmt: skip
+
+
+def _settings(command: Command) -> Command:
+    """Give a command the options in SETTINGS, in their order."""
+    for setting in reversed(SETTINGS):
+        command = click.option(setting.option, type=setting.kind, help=setting.help)(command)
+    return command
+
+
+@commands.command()
+@_settings
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Any other setting, as in config.toml; repeatable.",
+)
+@_debug
+def launch(assignments: tuple[str, ...], debug: bool, **given: object) -> int:
+    """Train a model; show progress; leave a run directory behind.
+
+    Ctrl-C ends a run in order: what was learned is saved and summed up.
+
+    \b
+    Examples:
+      distbelief launch
+      distbelief launch --workers 32 --shards 4 --epochs 20 --seed 1
+      distbelief launch --preset cifar10 --data-root ~/data --max-seconds 3600
+      distbelief launch --config runs/digits-20260729-101530/config.toml
+      distbelief launch --set schedule.kind=step --set average.every=8
+    """
+    from distbelief.launcher import run_from_command_line
+
+    values = [(setting.key, given[setting.option[2:].replace("-", "_")]) for setting in SETTINGS]
+    return run_from_command_line({key: value for key, value in values if value is not None}, assignments, debug)
+
+
+@commands.command()
+@click.argument("runs", nargs=-1, required=True, type=DIRECTORY, metavar="RUN...")
+@click.option(
+    "--weights",
+    type=one_of("average", "latest"),
+    default="average",
+    help="Which weights: the average (the default) or the latest.",
+)
+@click.option("--crops", type=COUNT, default=1, help="Crops per image; 1 is the default.")
+@_json
+@_debug
+def evaluate(runs: tuple[Path, ...], weights: str, crops: int, as_json: bool, debug: bool) -> int:
+    """Evaluate the weights of a run on its test images.
+
+    Several RUNs are an ensemble: their probabilities are averaged. Errors are
+    in percent; with --json they are fractions.
+
+    \b
+    Examples:
+      distbelief evaluate runs/digits-20260729-101530
+      distbelief evaluate runs/a runs/b runs/c --json
+      distbelief evaluate runs/a --weights latest
+    """
+    from distbelief.evaluate import evaluate_command
+
+    return evaluate_command(runs, weights, crops, as_json)
+
+
+@commands.command()
+@click.argument("run", required=False, type=DIRECTORY, metavar="[RUN]")
+@_json
+@_debug
+def status(run: Path | None, as_json: bool, debug: bool) -> int:
+    """Say what a run is doing now, or how it ended.
+
+    Without RUN: the newest one under ./runs. Staleness is in updates, loss in
+    nats; errors are in percent, with --json they are fractions. Exit code 1 if
+    the run neither goes on nor left a summary.
+
+    \b
+    Examples:
+      distbelief status
+      distbelief status runs/digits-20260729-101530
+      distbelief status --json | jq .progress
+    """
+    from distbelief.status import status_command
+
+    return status_command(run, as_json)

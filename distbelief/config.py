@@ -1,0 +1,193 @@
+"""Configuration: the components' settings composed into one value, presets, and where each value comes from.
+
+Arguments beat the configuration file, the file beats the preset, the preset beats the defaults. An unknown key is an
+error that names the nearest known one. The config.toml of a run is complete: `distbelief launch --config
+RUN/config.toml` starts the same run again.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import tomli_w
+
+from cluster.spec import ClusterSettings
+from distbelief.policy import OneWorker
+from ps.averager import AverageSettings
+from ps.errors import BadInput, nearest, require
+from ps.ledger import LedgerSettings
+from ps.rules import RuleSettings
+from ps.schedule import ScheduleSettings
+from workers.datasets import DataSettings
+from workers.models import ModelSettings
+
+LARGEST_INT = 1 << 53  # up to here every whole number is a float too
+
+
+MOMENTUM_RULES = ("momentum", "nesterov")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """The run as a whole.
+
+    Attributes:
+        preset: Where the defaults come from.
+        folder: Run directory; empty for a new one under ./runs.
+        seed: Root of every random number of the run.
+        epochs: Passes over the training set.
+        batch_size: Examples per lease.
+        max_seconds: End the run after this long; 0 for never.
+        target_error: End the run when the average's top-1 error, a fraction, is at most this; 0 for never.
+        evaluate_share: Share of the machine's compute that evaluation beside training may take; 0 for none.
+        init_from: Safetensors file with the initial weights; empty for random ones.
+    """
+
+    preset: str = "digits"
+    folder: str = ""
+    seed: int = 0
+    epochs: int = 10
+    batch_size: int = 32
+    max_seconds: float = 0.0
+    target_error: float = 0.0
+    evaluate_share: float = 0.05
+    init_from: str = ""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 1 << 63, "run.seed", self.seed, "0 to 2^63 - 1")
+        require(self.epochs >= 1, "run.epochs", self.epochs, "at least 1")
+        require(self.batch_size >= 1, "run.batch_size", self.batch_size, "at least 1 example")
+        require(self.max_seconds >= 0, "run.max_seconds", self.max_seconds, "0 (no limit) or a number of seconds")
+        require(0 <= self.target_error < 1, "run.target_error", self.target_error, "a fraction: 0.05 for 5 %")
+        require(0 <= self.evaluate_share <= 1, "run.evaluate_share", self.evaluate_share, "a share from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One run's configuration: a section per component."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    one_worker: OneWorker = field(default_factory=OneWorker)
+    rule: RuleSettings = field(default_factory=RuleSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    average: AverageSettings = field(default_factory=AverageSettings)
+    ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+
+    @classmethod
+    def of(cls, values: Mapping[str, object], file: Path | None = None) -> Config:
+        """Compose a configuration.
+
+        Args:
+            values: "section.key" to value, the strongest source.
+            file: A config.toml, complete or not.
+
+        Raises:
+            BadInput: Unknown preset, section or key, or a value that is not of its kind or out of its range.
+        """
+        filed = _flat(_read(file), str(file)) if file else {}
+        preset = str(values.get("run.preset", filed.get("run.preset", RunSettings().preset)))
+        merged = {**_flat(_preset(preset), f"preset {preset}"), **filed, **values, "run.preset": preset}
+        sections = _sections()
+        known = {section: get_type_hints(kind) for section, kind in sections.items()}
+        keys = [f"{section}.{name}" for section, kinds in known.items() for name in kinds]
+        chosen: dict[str, dict[str, Any]] = {name: {} for name in sections}
+        for key, value in merged.items():
+            section, _, name = key.partition(".")
+            if section not in sections:
+                expected = f"section.key with one of {', '.join(sections)}{nearest(key, keys)}"
+                raise BadInput(f"{key}: got an unknown section, expected {expected}")
+            if name not in known[section]:
+                expected = f"one of {', '.join(known[section])}{nearest(key, keys)}"
+                raise BadInput(f"{key}: got an unknown key, expected {expected}")
+            chosen[section][name] = _as(known[section][name], value, key)
+        rule = chosen["rule"].get("rule", RuleSettings().rule)
+        if "rule.momentum" in values and "rule.rule" not in values and rule not in MOMENTUM_RULES:
+            # Whoever asks for a momentum asks for a rule that has one; another rule's rate says nothing about it.
+            chosen["rule"]["rule"] = "momentum"
+            if "schedule.rate" not in values:
+                chosen["schedule"].pop("rate", None)
+                merged.pop("schedule.rate", None)
+        config = cls(**{name: kind(**chosen[name]) for name, kind in sections.items()})
+        carried = config.one_worker.carried_over(config.cluster.workers)
+        if "schedule.rate" not in merged:
+            config = replace(config, schedule=replace(config.schedule, rate=carried.rate))
+        if "rule.momentum" not in merged:
+            config = replace(config, rule=replace(config.rule, momentum=carried.momentum))
+        return config
+
+    def to_toml(self) -> str:
+        """The whole configuration as TOML."""
+        return tomli_w.dumps(asdict(self))
+
+
+def presets() -> tuple[str, ...]:
+    """Names of the presets."""
+    folder = resources.files("distbelief") / "presets"
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+def assignments(texts: Iterable[str]) -> dict[str, object]:
+    """`--set section.key=value` arguments.
+
+    A value is read as TOML, and as plain text if it is none. Raises BadInput without an "=".
+    """
+    found: dict[str, object] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise BadInput(f"--set: got {text!r}, expected section.key=value")
+        try:
+            found[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = value.strip()
+    return found
+
+
+def _sections() -> dict[str, Any]:
+    hints = get_type_hints(Config)
+    return {f.name: hints[f.name] for f in fields(Config)}
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in presets():
+        raise BadInput(f"run.preset: got {name!r}, expected one of {', '.join(presets())}{nearest(name, presets())}")
+    return tomllib.loads((resources.files("distbelief") / "presets" / f"{name}.toml").read_text("utf-8"))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise BadInput(f"configuration: cannot read {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"configuration: {file} is not TOML: {error}") from error
+
+
+def _flat(tables: Mapping[str, Any], source: str) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for section, table in tables.items():
+        if not isinstance(table, dict):
+            raise BadInput(f"{section}: got {table!r} in {source}, expected a [section] with keys")
+        found |= {f"{section}.{key}": value for key, value in table.items()}
+    return found
+
+
+def _as(kind: Any, value: object, key: str) -> object:
+    """The value as the kind its field has, where nothing is lost by it."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        require(abs(value) < LARGEST_INT, key, value, "a smaller number")
+        return float(value)
+    if kind is str and isinstance(value, Path):
+        return str(value)
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
+        names = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+        raise BadInput(f"{key}: got {value!r}, expected {names.get(kind, kind)}")
+    return value

@@ -1,0 +1,283 @@
+"""Launch: start a live run, watch it, end it, and leave a whole run directory behind."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time  # noqa: TID251 -- the live clock, and what a person watches
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+
+from cluster import serving
+from cluster.local import private_ray
+from cluster.spec import RunSpec
+from distbelief import memory, rundir
+from distbelief.config import Config, assignments
+from distbelief.interrupts import AT_ONCE, Interrupts
+from distbelief.progress import View, percent, view_for
+from distbelief.summary import Outcomes, summarise
+from distbelief.watch import ORDERLY_SECONDS, Watch
+from ps.errors import RunFailed
+from ps.layout import Layout
+from ps.leases import LeasePlan
+from ps.ledger import Ending
+from workers.datasets import load
+from workers.evaluation import Evaluation, Evaluator
+from workers.inception import initialise
+from workers.models import build
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cluster.live import LiveRun
+
+EVALUATION_BUDGET_SECONDS = 3.0  # after a signal; without one the last evaluation takes what it takes
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that can start: everything that can be wrong with what the user asked for has been looked at."""
+
+    spec: RunSpec
+    weights_N: Tensor
+    facts: dict[str, Any]
+
+
+def run_from_command_line(options: Mapping[str, object], texts: tuple[str, ...], debug: bool) -> int:
+    """`distbelief launch`: options by "section.key" (and "config", a file), then --set assignments. Returns the exit
+    code.
+    """
+    values = dict(options)
+    file = values.pop("config", None)
+    config = Config.of({**assignments(texts), **values}, Path(str(file)) if file else None)
+    summary = launch(config, started=psutil.Process().create_time())
+    if summary["stopped_by"] == Ending.SIGNAL.value:
+        return AT_ONCE
+    if summary["stopped_by"] in (Ending.DIVERGED.value, Ending.FAILED.value):
+        raise RunFailed(str(summary["message"]))
+    return 0
+
+
+def launch(config: Config, view: View | None = None, started: float | None = None) -> dict[str, Any]:
+    """Run a training job to its end.
+
+    Args:
+        config: What to run.
+        view: Where progress goes; by default a live view on a terminal and plain lines elsewhere.
+        started: When the user asked for the run, seconds since 1970, for its times and limits; by default now.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        BadInput: What was asked for cannot be run; nothing was started.
+        RunFailed: The run could not go on; the run directory holds what there was.
+        KeyboardInterrupt: Interrupted before training began.
+    """
+    view = view or view_for(sys.stderr)
+    started = time.time() if started is None else started
+    with Interrupts() as interrupts:
+        try:
+            prepared = prepare(config)
+            view.begin(_facts(config, prepared))
+            return _Launch(config, prepared, view, interrupts, started).run()
+        finally:
+            view.close()
+
+
+def prepare(config: Config) -> Prepared:
+    """Open the data, build the model, check the memory, make the run directory. Raises BadInput."""
+    config = _anchored(config)
+    dataset = load(config.data, "train")
+    load(config.data, "test")
+    channels, side, _ = dataset.image_shape
+    network = build(config.model.name, len(dataset.classes), channels, side)
+    layout = Layout.of(
+        network.named_parameters(),
+        config.cluster.shards,
+        config.rule.bias_rate_multiplier,
+        config.rule.bias_decay_multiplier,
+    )
+    weights_N = torch.empty(layout.size)
+    if config.run.init_from:
+        weights_N = rundir.read_weights(Path(config.run.init_from), layout)
+    else:
+        initialise(network, config.run.seed)
+        layout.flatten({name: p.detach() for name, p in network.named_parameters()}, weights_N)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    spec = RunSpec(
+        run=f"{stamp}-{secrets.token_hex(4)}",
+        folder=Path(),
+        token=secrets.token_hex(32),
+        plan=LeasePlan(len(dataset), config.run.batch_size, config.run.epochs, config.run.seed),
+        layout=layout,
+        model=config.model,
+        data=config.data,
+        rule=config.rule,
+        schedule=config.schedule,
+        average=config.average,
+        ledger=config.ledger,
+        cluster=config.cluster,
+    )
+    if config.cluster.address == "local":
+        memory.check(spec, serving.default_turns(spec))
+    facts = {
+        "workers": config.cluster.workers,
+        "shards": config.cluster.shards,
+        "model": config.model.name,
+        "parameters": layout.size,
+        "seed": config.run.seed,
+        "preset": config.run.preset,
+        "data": config.data.name,
+        "data_fingerprint": dataset.fingerprint(),
+    }
+    return Prepared(replace(spec, folder=rundir.create(config, stamp)), weights_N, facts)
+
+
+def _anchored(config: Config) -> Config:
+    """The same with absolute paths: whoever else reads them, now or from config.toml, may stand elsewhere."""
+    run = replace(config.run, folder=_absolute(config.run.folder), init_from=_absolute(config.run.init_from))
+    return replace(config, run=run, data=replace(config.data, root=_absolute(config.data.root)))
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path)) if path else ""
+
+
+def _facts(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
+    spec = prepared.spec
+    rule = f"{config.rule.rule}, rate {config.schedule.rate:g} ({config.schedule.kind})"
+    if config.rule.rule in ("momentum", "nesterov"):
+        rule += f", momentum {config.rule.momentum:g}"
+    run, cluster, plan = config.run, config.cluster, spec.plan
+    return [
+        ("run", os.path.relpath(spec.folder)),
+        ("data", f"{config.data.name}, {plan.examples:,} examples, {run.epochs} epochs in batches of {run.batch_size}"),
+        ("model", f"{config.model.name}, {spec.layout.size:,} parameters, {config.model.precision}"),
+        ("cluster", f"{cluster.workers} workers, {cluster.shards} shards, address {cluster.address}"),
+        ("rule", rule),
+    ]
+
+
+class _Launch:
+    """One live run from start to summary."""
+
+    def __init__(self, config: Config, prepared: Prepared, view: View, interrupts: Interrupts, started: float) -> None:
+        self._config = config
+        self._spec = prepared.spec
+        self._weights_N = prepared.weights_N
+        self._facts = prepared.facts
+        self._view = view
+        self._interrupts = interrupts
+        self._started = started
+        self._hashes: dict[str, str] = {}
+        self._ending, self._message = Ending.FAILED, ""
+
+    def run(self) -> dict[str, Any]:
+        try:
+            self._train()
+        finally:
+            rundir.remove_connection(self._spec.folder)
+        return self._finish()
+
+    def _train(self) -> None:
+        self._view.phase("starting Ray")
+        address = self._config.cluster.address
+        with private_ray() if address == "local" else nullcontext() as temporary:
+            from cluster.live import LiveRun, connected  # Ray reads its settings when it is imported
+
+            with connected(address, temporary):
+                self._interrupts.reinstall()
+                self._run_on_ray(LiveRun(self._spec, self._weights_N))
+
+    def _run_on_ray(self, live: LiveRun) -> None:
+        try:
+            self._view.phase("starting shards and workers")
+            live.start()
+            facts = {
+                "pid": os.getpid(),
+                "workers": self._spec.cluster.workers,
+                "total_samples": self._spec.plan.samples,
+            }
+            rundir.write_connection(self._spec.folder, self._spec.token, live.targets, facts)
+            self._interrupts.orderly = True
+            watch = Watch(self._config, self._spec, live, self._view, self._seconds)
+            try:
+                watch.until_ended(lambda: self._interrupts.seen)
+            finally:
+                watch.close()
+            self._ending, self._message = watch.ending()
+            self._view.phase("writing the weights")
+            self._save(live)
+        finally:
+            live.close()
+
+    def _save(self, live: LiveRun) -> None:
+        """Write latest and average; before the first averaged version the average is the latest."""
+        live.settle(ORDERLY_SECONDS)
+        weights_N = torch.empty(self._spec.layout.size)
+        facts = {"model": self._spec.model.name, "run": self._spec.run}
+        for name in ("latest", "average"):
+            if live.read(name == "average", weights_N) == 0:
+                live.read(False, weights_N)
+                self._view.say("no version was averaged yet: the average is the latest weights")
+            self._hashes[name] = rundir.write_weights(self._spec.folder, name, self._spec.layout, weights_N, facts)
+
+    def _finish(self) -> dict[str, Any]:
+        """Evaluate the files that were written, and write the summary."""
+        self._view.phase("evaluating")
+        limit = time.monotonic() + EVALUATION_BUDGET_SECONDS if self._ending is Ending.SIGNAL else None
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        evaluator = Evaluator(self._spec.model, self._spec.data, self._spec.layout)
+        found: dict[str, tuple[Evaluation | None, str]] = {}
+        for name in rundir.WEIGHTS:
+            weights_N = rundir.read_weights(self._spec.folder / f"{name}.safetensors", self._spec.layout)
+            found[name] = _within(limit, evaluator, weights_N), self._hashes[name]
+        outcomes = Outcomes(self._started, time.time(), self._ending.value, self._message, found)
+        summary = summarise(self._spec.folder, self._spec.plan, self._facts, outcomes)
+        self._view.end(_results(self._spec.folder, summary))
+        return summary
+
+    def _seconds(self) -> float:
+        return time.time() - self._started
+
+
+class _TimeUp(Exception):  # noqa: N818 -- not a fault
+    pass
+
+
+def _within(limit: float | None, evaluator: Evaluator, weights_N: Tensor) -> Evaluation | None:
+    """An evaluation, or None if it is not done by the limit (seconds on the monotonic clock)."""
+
+    def look(_: int) -> None:
+        if limit is not None and time.monotonic() > limit:
+            raise _TimeUp
+
+    with suppress(_TimeUp):
+        return evaluator.evaluate(weights_N, look)
+    return None
+
+
+def _results(folder: Path, summary: dict[str, Any]) -> list[tuple[str, str]]:
+    average, staleness, leases = summary["evaluation"]["average"], summary["staleness"], summary["leases"]
+    error = "not evaluated"
+    if average["top1_error"] is not None:
+        error = f"{percent(average['top1_error'])} of {average['examples']:,} test images (average)"
+    speed = f"{summary['images_per_second']:,.0f} images/s"
+    again = f"{leases['reissued']} granted again, {leases['outstanding']} unfinished"
+    return [
+        ("ended by", summary["stopped_by"]),
+        ("top-1 error", error),
+        ("updates", f"{summary['updates']:,} in {summary['seconds']:.1f} s, {speed}"),
+        ("staleness", f"mean {staleness['mean']:.1f}, p95 {staleness['p95']}, max {staleness['max']}"),
+        ("leases", f"{leases['applied']:,} applied once each, {again}"),
+        ("weights", os.path.relpath(folder / "average.safetensors")),
+    ]

@@ -1,0 +1,50 @@
+"""Memory: what a run will take, and whether this machine has it, before anything is started."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from cluster.spec import RunSpec
+from ps.errors import BadInput
+from ps.shard import WAITING_SAMPLES
+
+FLOAT_BYTES = 4
+PROCESS_BYTES = 200 << 20  # a process with torch and Ray, measured as its share of memory (PSS)
+RAY_BYTES = 450 << 20  # Ray's own processes, likewise
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+CALLS_PER_SHARD = 4  # mailboxes in use at once, each a gradient and a weight vector
+
+
+def needed_bytes(spec: RunSpec, turns: int) -> int:
+    """Memory that a run on one machine takes, without the images and activations of its batches."""
+    vectors = 1 + len(spec.rule.build().slots) + WAITING_SAMPLES + 2 * CALLS_PER_SHARD  # the shards'
+    vectors += 1  # the averager's
+    vectors += spec.cluster.workers + turns * 5  # the hosts': weights per worker; model, gradients in flight per turn
+    processes = spec.layout.shards + 2 + turns + 2
+    return vectors * spec.layout.size * FLOAT_BYTES + processes * PROCESS_BYTES + RAY_BYTES
+
+
+def available_bytes() -> int:
+    """Memory that is free on this machine and within this control group's limit; what only caches files counts as
+    free.
+    """
+    available = int(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError, KeyError):  # no such group, or one without a limit: "max"
+        limit = int((CONTROL_GROUP / "memory.max").read_text())
+        used = int((CONTROL_GROUP / "memory.current").read_text())
+        statistics = dict(line.split() for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines())
+        available = min(available, limit - used + int(statistics["inactive_file"]))
+    return max(0, available)
+
+
+def check(spec: RunSpec, turns: int) -> None:
+    """Raise BadInput if the run does not fit."""
+    needed, available = needed_bytes(spec, turns), available_bytes()
+    if needed > available:
+        raise BadInput(
+            f"memory: {spec.cluster.workers} workers with {spec.layout.size:,} parameters need about "
+            f"{needed / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are free; use fewer workers or a smaller model"
+        )

@@ -1,0 +1,105 @@
+"""Run directory: what a run leaves on disk, and the weights in it.
+
+config.toml  journal/  metrics.jsonl  tensorboard/  latest.safetensors  average.safetensors  summary.json
+connection.json    only while the run goes on: where its actors are, and the token (mode 0600)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import safetensors
+import safetensors.torch
+import torch
+
+from distbelief.config import Config
+from ps.errors import BadInput
+from ps.messages import Address
+from ps.wire.files import write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ps.layout import Layout
+
+CONFIG = "config.toml"
+CONNECTION = "connection.json"
+SUMMARY = "summary.json"
+METRICS = "metrics.jsonl"
+JOURNAL = "journal"
+WEIGHTS = ("average", "latest")
+
+
+def create(config: Config, stamp: str) -> Path:
+    """Make the run's directory, with its config.toml. That names no directory: it starts the same run in another.
+
+    Raises BadInput if it cannot be made or already holds something.
+    """
+    folder = Path(config.run.folder) if config.run.folder else _unused(Path("runs") / f"{config.run.preset}-{stamp}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise BadInput(f"run directory: {folder} is not empty; expected a new or empty one (--run DIR)")
+        (folder / JOURNAL).mkdir()
+        write_whole(folder / CONFIG, replace(config, run=replace(config.run, folder="")).to_toml().encode())
+    except OSError as error:
+        raise BadInput(
+            f"run directory: cannot write {folder}: {error.strerror}; name another with --run DIR"
+        ) from error
+    return folder.absolute()
+
+
+def _unused(folder: Path) -> Path:
+    number = 1
+    found = folder
+    while found.exists():
+        number += 1
+        found = folder.with_name(f"{folder.name}-{number}")
+    return found
+
+
+def config_of(folder: Path) -> Config:
+    """The configuration that a run was started with. Raises BadInput if this is no run directory."""
+    if not (folder / CONFIG).is_file():
+        raise BadInput(f"run: got {folder}, expected a run directory (one with a {CONFIG})")
+    return Config.of({}, folder / CONFIG)
+
+
+def write_connection(folder: Path, token: str, targets: Mapping[Address, str], facts: Mapping[str, int]) -> None:
+    """Say where the run's actors are, to whoever may read this user's files."""
+    content = {"token": token, "targets": {str(address): target for address, target in targets.items()}, **facts}
+    write_whole(folder / CONNECTION, json.dumps(content).encode(), mode=0o600)
+
+
+def remove_connection(folder: Path) -> None:
+    """The run's actors are gone."""
+    (folder / CONNECTION).unlink(missing_ok=True)
+
+
+def write_weights(folder: Path, name: str, layout: Layout, weights_N: Tensor, facts: Mapping[str, str]) -> str:
+    """Write NAME.safetensors, whole or not at all; return its sha256."""
+    data = safetensors.torch.save(layout.views(weights_N), metadata=dict(facts))
+    write_whole(folder / f"{name}.safetensors", data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_weights(file: Path, layout: Layout) -> Tensor:
+    """Named tensors from a file as one flat vector, shape (N,).
+
+    Raises BadInput if the file is unreadable or is of another model.
+    """
+    try:
+        named = safetensors.torch.load_file(file)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise BadInput(f"weights: cannot read {file}: {error}") from error
+    weights_N = torch.empty(layout.size)
+    try:
+        layout.flatten(named, weights_N)
+    except BadInput as error:
+        raise BadInput(f"weights: {file} is of another model: {error}") from error
+    return weights_N

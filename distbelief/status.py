@@ -1,0 +1,315 @@
+"""Status: what a run is doing now, asked of its actors while it goes on; how it ended, from its summary afterwards.
+
+Nothing is written, and the run does not notice. An actor that does not answer is named, and the others are shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from distbelief.histogram import mean, percentile
+from distbelief.progress import duration, number, percent, printable
+from distbelief.rundir import CONFIG, CONNECTION, JOURNAL, SUMMARY
+from ps.averager import AveragerStatus
+from ps.errors import BadInput, PeerLost, PeerRefused
+from ps.ledger import LedgerStatus
+from ps.shard import ShardStatus
+from ps.wire.client import Loop, Peer
+from ps.wire.codec import Status
+
+ASK_SECONDS = 5.0
+RUNS = Path("runs")
+LEGEND = "(averaged: newest version in the average; skipped: versions that it missed)"
+
+T = TypeVar("T")
+
+
+def status_command(run: Path | None, as_json: bool) -> int:
+    """Print what a run is doing or how it ended; return the exit code, 1 if it neither goes on nor left a summary.
+
+    Args:
+        run: Run directory; None for the newest one under ./runs.
+        as_json: Print one JSON object instead of text; what is not known is null.
+
+    Raises:
+        BadInput: Not a run directory, or a file in it is damaged.
+    """
+    folder = newest(RUNS) if run is None else run
+    if not _is_run(folder):
+        raise BadInput(
+            f"run: got {folder}, expected a run directory (one with a {CONFIG}); see distbelief launch --help"
+        )
+    report = _running(folder) or _ended(folder) or Lost(str(folder))
+    click.echo(json.dumps(_without_nan(asdict(report)), allow_nan=False) if as_json else report.text())
+    return 1 if isinstance(report, Lost) else 0
+
+
+def newest(runs: Path) -> Path:
+    """The run directory under `runs` whose run was started last. Raises BadInput if there is none."""
+    found = [folder for folder in runs.iterdir() if _is_run(folder)] if runs.is_dir() else []
+    if not found:
+        raise BadInput(f"run: got none, expected a run directory under ./{runs}; name one: distbelief status RUN")
+    return max(found, key=lambda folder: (_begun(folder), folder.name))
+
+
+def _marks(folder: Path) -> list[Path]:
+    return [mark for mark in (folder / name for name in (CONFIG, CONNECTION, SUMMARY, JOURNAL)) if mark.exists()]
+
+
+def _is_run(folder: Path) -> bool:
+    return bool(_marks(folder))
+
+
+def _begun(folder: Path) -> float:
+    """Seconds; a run writes its config.toml when it starts and never again."""
+    return _marks(folder)[0].stat().st_mtime
+
+
+# --- what there is to report ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """One shard. Staleness in updates; `averaged`: newest version in the average, None if that is not known."""
+
+    shard: int
+    version: int
+    samples: int
+    staleness_mean: float
+    staleness_p95: float
+    rate: float
+    duplicates: int
+    refused: int
+    skipped_samples: int
+    averaged: int | None
+
+    @classmethod
+    def of(cls, status: ShardStatus, averager: AveragerStatus | None) -> ShardReport:
+        averaged = averager.versions[status.shard] if averager and status.shard < len(averager.versions) else None
+        return cls(
+            status.shard, status.version, status.samples, mean(status.staleness), percentile(status.staleness, 0.95),
+            status.rate, status.duplicates, status.refused, status.skipped_samples, averaged,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A run that goes on. The actors are asked at once: their numbers may be a few updates apart.
+
+    Attributes:
+        pid: Process that drives the run.
+        progress: Share of the run's samples that are done; None if the ledger did not answer, as is `ledger`.
+        silent: Actors that did not answer.
+    """
+
+    run: str
+    pid: int
+    workers: int
+    total_samples: int
+    progress: float | None
+    ledger: LedgerStatus | None
+    shards: tuple[ShardReport, ...]
+    averager: AveragerStatus | None
+    silent: tuple[str, ...]
+    state: str = field(default="running", kw_only=True)
+
+    def text(self) -> str:
+        lines = [("run", self.run), ("state", f"{self.state} (process {self.pid})")]
+        if self.silent:
+            lines.append(("no answer", ", ".join(self.silent)))
+        if ledger := self.ledger:
+            lines += [
+                ("progress", f"{percent(self.progress, 1)}, {ledger.samples:,} of {self.total_samples:,} samples"),
+                ("workers", f"{ledger.workers:,} of {self.workers:,}"),
+                ("leases", f"{ledger.finished:,} of {ledger.leases:,} finished, {ledger.outstanding:,} outstanding, "
+                           f"{ledger.granted:,} granted, {ledger.reissued:,} of them again"),
+                ("loss", f"{number(ledger.recent_loss, 4)}, training error {percent(ledger.recent_error)}"),
+                ("skipped", f"{ledger.skipped:,} unreadable examples"),
+            ]  # fmt: skip
+        text = _facts(lines)
+        return f"{text}\n\n{_table(self._shard_rows())}\n{LEGEND}" if self.shards else text
+
+    def _shard_rows(self) -> list[list[str]]:
+        names = ["shard", "version", "staleness", "p95", "rate", "duplicate", "refused", "averaged", "skipped"]
+        return [names] + [
+            [
+                str(shard.shard), f"{shard.version:,}", number(shard.staleness_mean), number(shard.staleness_p95, 0),
+                f"{shard.rate:.4g}", f"{shard.duplicates:,}", f"{shard.refused:,}",
+                "-" if shard.averaged is None else f"{shard.averaged:,}", f"{shard.skipped_samples:,}",
+            ]
+            for shard in self.shards
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A run that ended and was summed up. Errors are fractions; None: not evaluated."""
+
+    run: str
+    stopped_by: str
+    message: str
+    updates: int
+    samples: int
+    epochs: float
+    seconds: float
+    average_error: float | None
+    state: str = field(default="ended", kw_only=True)
+
+    def text(self) -> str:
+        how = f"{self.state} ({self.stopped_by})" + (f": {self.message}" if self.message else "")
+        return _facts(
+            [
+                ("run", self.run),
+                ("state", how),
+                ("updates", f"{self.updates:,}"),
+                ("samples", f"{self.samples:,} in {self.epochs:.2f} epochs"),
+                ("time", duration(self.seconds)),
+                ("average error", percent(self.average_error)),
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A run of which nobody answers and that left no summary."""
+
+    run: str
+    state: str = field(default="ended without a summary", kw_only=True)
+
+    def text(self) -> str:
+        hint = "nobody answers: it was killed, or it is only starting"
+        return _facts([("run", self.run), ("state", f"{self.state} ({hint})")])
+
+
+# --- a run that goes on -----------------------------------------------------------------------------------------------
+
+
+def _running(folder: Path) -> Running | None:
+    """What the run's actors say; None if there are none."""
+    path = folder / CONNECTION
+    if (content := _json_object(path)) is None:
+        return None
+    targets = _field(content, "targets", dict, path)
+    answers = _ask_all(targets, _field(content, "token", str, path))
+    said = [answer for answer in answers.values() if answer is not None]
+    if not said:
+        return None
+    ledger = next((answer for answer in said if isinstance(answer, LedgerStatus)), None)
+    averager = next((answer for answer in said if isinstance(answer, AveragerStatus)), None)
+    shards = sorted((answer for answer in said if isinstance(answer, ShardStatus)), key=lambda status: status.shard)
+    total = _field(content, "total_samples", int, path)
+    return Running(
+        str(folder),
+        _field(content, "pid", int, path),
+        _field(content, "workers", int, path),
+        total,
+        min(ledger.samples / max(total, 1), 1.0) if ledger else None,
+        ledger,
+        tuple(ShardReport.of(status, averager) for status in shards),
+        averager,
+        tuple(name for name, answer in answers.items() if answer is None),
+        state=f"ending: {ledger.ending}" if ledger and ledger.ending else "running",
+    )
+
+
+def _ask_all(targets: Mapping[str, object], token: str) -> dict[str, Status | None]:
+    """Every actor's answer by its name, None from those that gave none."""
+
+    async def ask(target: str) -> Status | None:
+        peer = Peer(target, token)
+        try:
+            return await peer.status(ASK_SECONDS)
+        except (PeerLost, PeerRefused):
+            return None  # gone, or another run's actor that got its port
+        finally:
+            await peer.close()
+
+    async def ask_all() -> list[Status | None]:
+        return await asyncio.gather(*[ask(str(target)) for target in targets.values()])
+
+    loop = Loop("distbelief-status")
+    try:
+        return dict(zip(targets, loop.run(ask_all()), strict=True))
+    finally:
+        loop.close()
+
+
+# --- a run that ended -------------------------------------------------------------------------------------------------
+
+
+def _ended(folder: Path) -> Ended | None:
+    """How the run ended; None if it left no summary."""
+    path = folder / SUMMARY
+    if (content := _json_object(path)) is None:
+        return None
+    average = _field(_field(content, "evaluation", dict, path), "average", dict, path)
+    error = average.get("top1_error")
+    return Ended(
+        str(folder),
+        _field(content, "stopped_by", str, path),
+        str(content.get("message", "")),
+        _field(content, "updates", int, path),
+        _field(content, "samples", int, path),
+        float(_field(content, "epochs", (int, float), path)),
+        float(_field(content, "seconds", (int, float), path)),
+        float(error) if isinstance(error, int | float) else None,
+    )
+
+
+# --- files and text ---------------------------------------------------------------------------------------------------
+
+
+def _json_object(path: Path) -> dict[str, Any] | None:
+    """A file's JSON object; None if the file is not there. Raises BadInput if it holds anything else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadInput(f"{path}: got {error.strerror}, expected a file that can be read") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: got {error}, expected a JSON object; the file is damaged") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: got {type(content).__name__}, expected a JSON object; the file is damaged")
+    return content
+
+
+def _field(content: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...], path: Path) -> T:
+    """One value of a JSON object. Raises BadInput if it is missing or of another kind."""
+    value = content.get(name)
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        expected = " or ".join(each.__name__ for each in kinds)
+        raise BadInput(f"{path}: got {value!r} for {name}, expected {expected}; the file is damaged")
+    return value
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for every number that JSON does not have."""
+    match value:
+        case dict():
+            return {key: _without_nan(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_without_nan(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(f"{name:{width}}  {printable(value)}" for name, value in facts)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, two spaces apart, flush right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -1,0 +1,153 @@
+"""Summary: what a run came to, from its journals. Nothing in it is estimated; what was not measured is null."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distbelief.histogram import mean, percentile
+from distbelief.rundir import JOURNAL, SUMMARY
+from ps.intervals import IntervalSet
+from ps.journal import LeaseFinished, LeaseGranted, PushHandled, SampleSkipped, ShardOpened, WorkerTimed
+from ps.leases import LeasePlan
+from ps.messages import Outcome
+from ps.wire.files import journal_digest, journals, read_journal, write_whole
+from workers.evaluation import Evaluation
+
+
+@dataclass(slots=True)
+class Account:
+    """What the journals of a run say, added up. Times in seconds, on the clock that the journals were written by."""
+
+    applied: dict[str, IntervalSet] = field(default_factory=dict)
+    staleness: Counter[int] = field(default_factory=Counter)
+    opened: set[int] = field(default_factory=set)
+    updated: dict[int, float] = field(default_factory=dict)  # lease to when it was last applied on a shard
+    duplicates: int = 0
+    skipped_versions: int = 0
+    grants: int = 0
+    reissued: int = 0
+    granted: set[int] = field(default_factory=set)
+    losses: list[tuple[float, int]] = field(default_factory=list)
+    skipped_examples: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, folder: Path) -> Account:
+        """Read a run's journals. Raises JournalDamaged if one is."""
+        account = cls()
+        for path in journals(folder):
+            for record in read_journal(path):
+                account._add(path.stem, record)
+        return account
+
+    def _add(self, actor: str, record: object) -> None:
+        match record:
+            case ShardOpened():
+                self.opened.add(record.shard)
+            case PushHandled(outcome=Outcome.APPLIED):
+                self.applied.setdefault(actor, IntervalSet()).add(record.lease)
+                self.staleness[record.staleness] += 1
+                self.updated[record.lease] = max(self.updated.get(record.lease, -math.inf), record.now)
+            case PushHandled():
+                self.duplicates += 1
+            case SampleSkipped():
+                self.skipped_versions += 1
+            case LeaseGranted():
+                self.grants += 1
+                self.reissued += record.attempt > 0
+                self.granted.add(record.lease)
+            case LeaseFinished():
+                self.losses.append((record.loss, record.samples))
+                self.skipped_examples += record.skipped
+            case WorkerTimed():
+                for name in ("lease", "turn", "decode", "compute", "exchange"):
+                    self.seconds[name] += getattr(record, f"{name}_seconds")
+
+    def everywhere(self, shards: int, leases: int) -> list[int]:
+        """Leases applied on every shard."""
+        sets = list(self.applied.values())
+        return [lease for lease in range(leases) if all(lease in held for held in sets)] if len(sets) == shards else []
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What is not in the journals: how the run ended, and what its weights are worth.
+
+    Attributes:
+        started: When the process began, seconds on the journals' clock.
+        ended: Now, likewise.
+        stopped_by: One of ledger.Ending.
+        evaluations: "average" and "latest" to the evaluation (None: there was no time for it) and the file's sha256.
+    """
+
+    started: float
+    ended: float
+    stopped_by: str
+    message: str
+    evaluations: dict[str, tuple[Evaluation | None, str]]
+
+
+def summarise(folder: Path, plan: LeasePlan, facts: dict[str, Any], outcomes: Outcomes) -> dict[str, Any]:
+    """Add up a run and write its summary.json; return it. `facts`: workers, shards, model, parameters, seed."""
+    account = Account.of(folder / JOURNAL)
+    done = account.everywhere(facts["shards"], plan.leases)
+    samples = sum(plan.lease(id, 0, 0.0).count for id in done)
+    updates = [account.updated[id] for id in done]
+    training = max(updates) - min(updates) if updates else 0.0
+    summary = {
+        **facts,
+        "updates": len(done),
+        "samples": samples,
+        "epochs": samples / plan.examples,
+        "seconds": round(outcomes.ended - outcomes.started, 3),
+        "first_update_seconds": round(min(updates) - outcomes.started, 3) if updates else None,
+        "images_per_second": round(samples / training, 2) if training > 0 else 0.0,
+        "staleness": _staleness(account.staleness),
+        "leases": {
+            "granted": account.grants,
+            "applied": len(done),
+            "reissued": account.reissued,
+            "duplicates_ignored": account.duplicates,
+            "discarded": 0,
+            "outstanding": len(account.granted.difference(done)),
+        },
+        "skipped_examples": account.skipped_examples,
+        "skipped_average_versions": account.skipped_versions,
+        "train_loss": _last_epoch(account.losses, plan.leases_per_epoch),
+        "worker_seconds": {name: round(seconds, 3) for name, seconds in sorted(account.seconds.items())},
+        "evaluation": {name: _evaluation(*found) for name, found in outcomes.evaluations.items()},
+        "journal_sha256": journal_digest(folder / JOURNAL),
+        "replayable": len(account.opened) == facts["shards"],
+        "stopped_by": outcomes.stopped_by,
+        "message": outcomes.message,
+    }
+    write_whole(folder / SUMMARY, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    return summary
+
+
+def _staleness(histogram: Counter[int]) -> dict[str, Any]:
+    return {
+        "mean": round(mean(histogram), 4) if histogram else 0.0,
+        "p50": percentile(histogram, 0.5) if histogram else 0,
+        "p95": percentile(histogram, 0.95) if histogram else 0,
+        "max": max(histogram, default=0),
+        "histogram": {str(value): histogram[value] for value in sorted(histogram)},
+    }
+
+
+def _last_epoch(losses: list[tuple[float, int]], leases_per_epoch: int) -> float | None:
+    """Mean main loss per example over the last epoch's worth of leases whose loss is known."""
+    known = [(loss, count) for loss, count in losses if math.isfinite(loss)][-leases_per_epoch:]
+    return sum(loss * count for loss, count in known) / sum(count for _, count in known) if known else None
+
+
+def _evaluation(evaluation: Evaluation | None, sha256: str) -> dict[str, Any]:
+    if evaluation is None:
+        return {"top1_error": None, "top5_error": None, "loss": None, "examples": 0, "sha256": sha256}
+    loss = evaluation.loss if math.isfinite(evaluation.loss) else None  # JSON has no NaN
+    return {**asdict(evaluation), "loss": loss, "sha256": sha256}

@@ -1,0 +1,124 @@
+"""Watch: a live run as long as it lasts: what a person sees, metrics, evaluation beside it, reasons to end it early."""
+
+from __future__ import annotations
+
+import os
+import time  # noqa: TID251 -- the live clock, and what a person watches
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from distbelief.config import Config
+from distbelief.histogram import total
+from distbelief.metrics import Meter, MetricsLog
+from distbelief.progress import Moment, View
+from ps.ledger import Ending
+
+if TYPE_CHECKING:
+    from cluster.live import LiveRun, LiveStatus
+    from cluster.spec import RunSpec
+
+LOOK_SECONDS = 0.1
+STATUS_SECONDS = 1.0
+METRICS_SECONDS = 5.0
+ORDERLY_SECONDS = 5.0  # that workers get to finish what they are computing when a run is stopped
+EVALUATOR_START_SECONDS = 3.0  # of one core: what bringing up the evaluator costs
+
+
+class Watch:
+    """Watches a live run: what a person sees, metrics, evaluation beside it, and the reasons to end it early."""
+
+    def __init__(self, config: Config, spec: RunSpec, live: LiveRun, view: View, seconds: Callable[[], float]) -> None:
+        self._config = config
+        self._live = live
+        self._view = view
+        self._seconds = seconds
+        self._meter = Meter(spec.plan, spec.cluster.workers)
+        self._log = MetricsLog(spec.folder)
+        self._average_N = torch.empty(spec.layout.size)
+        self._began = seconds()
+        self._status: LiveStatus | None = None
+        self._moment: Moment | None = None
+        self._stop_at: float | None = None
+        self._evaluating_since: float | None = None
+        self._spent = EVALUATOR_START_SECONDS  # core-seconds that evaluation has cost or is about to
+        self._evaluated_updates = 0
+
+    def until_ended(self, interrupted: Callable[[], bool]) -> None:
+        """Return when no worker runs any more."""
+        next_status = next_metrics = 0.0
+        while self._live.poll():
+            now = self._seconds()
+            if now >= next_status:
+                next_status = now + STATUS_SECONDS
+                self._look(now)
+                if now >= next_metrics and self._moment and self._status:
+                    next_metrics = now + METRICS_SECONDS
+                    self._log.moment(self._moment, self._status)
+            self._evaluate(now)
+            if self._stop_at is None and (reason := self._reason_to_stop(now, interrupted())):
+                self._stop_at = now
+                self._live.stop(reason)
+            if self._stop_at is not None and now > self._stop_at + ORDERLY_SECONDS:
+                break
+            time.sleep(LOOK_SECONDS)
+        self._look(self._seconds())
+        if self._moment and self._status:
+            self._log.moment(self._moment, self._status)
+            self._log.staleness(total([shard.staleness for shard in self._status.shards]), self._moment.updates)
+
+    def ending(self) -> tuple[Ending, str]:
+        """How the run ended, and one line about it if it did not end well."""
+        assert self._status is not None
+        ledger = self._status.ledger
+        ending = Ending(ledger.ending) if ledger.ending else Ending.FAILED
+        if not ledger.ending:
+            return ending, "the workers ended before the run did"
+        if ending is not Ending.DIVERGED:
+            return ending, ledger.message
+        rate, rule, workers = self._config.schedule.rate, self._config.rule, self._config.cluster.workers
+        used, advice = f"rate {rate:g}", f"try --lr {rate / 10:g}"
+        if rule.rule in ("momentum", "nesterov") and rule.momentum > 0:
+            used, advice = f"{used}, momentum {rule.momentum:g}", f"{advice} or --momentum 0"
+        return ending, (
+            f"diverged at update {ledger.finished} ({ledger.message}) with {used} and {workers} workers; {advice}"
+        )
+
+    def close(self) -> None:
+        self._log.close()
+
+    def _look(self, now: float) -> None:
+        self._status = self._live.status()
+        self._moment = self._meter.moment(now - self._began, self._status)
+        self._view.show(self._moment)
+
+    def _reason_to_stop(self, now: float, interrupted: bool) -> Ending | None:
+        run = self._config.run
+        if interrupted:
+            return Ending.SIGNAL
+        if run.max_seconds and now >= run.max_seconds:
+            return Ending.TIME
+        error = self._meter.average_error
+        if run.target_error and error is not None and error <= run.target_error:
+            return Ending.TARGET
+        return None
+
+    def _evaluate(self, now: float) -> None:
+        """Keep an evaluation of the average going, as far as its share of the compute allows."""
+        if self._evaluating_since is not None:
+            evaluation = self._live.evaluation()
+            if evaluation is not None and self._moment:
+                self._spent += now - self._evaluating_since
+                self._evaluating_since = None
+                self._meter.average_error = evaluation.top1_error
+                self._log.evaluation(self._moment, evaluation)
+            return
+        allowed = self._config.run.evaluate_share * len(os.sched_getaffinity(0)) * (now - self._began)
+        updates = self._moment.updates if self._moment else 0
+        if self._spent > allowed or updates == self._evaluated_updates or self._stop_at is not None:
+            return
+        if self._live.read(True, self._average_N) > 0:
+            self._evaluated_updates = updates
+            self._evaluating_since = now
+            self._live.evaluate(self._average_N)

@@ -1,0 +1,348 @@
+"""Configuration: which source wins, and every mistake as one line that begins with the key."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import distbelief
+from distbelief import policy
+from distbelief.config import Config, assignments, presets
+from ps.errors import BadInput
+from workers.datasets import KNOWN
+from workers.models import MODELS
+
+ROOT = Path(__file__).parents[2]
+
+# Every key with values just outside its range and values at its edges, which are good.
+RANGES: dict[str, tuple[list[object], list[object]]] = {
+    "run.seed": ([-1, 1 << 63], [0, (1 << 63) - 1]),
+    "run.epochs": ([0, -3], [1]),
+    "run.batch_size": ([0], [1]),
+    "run.max_seconds": ([-0.1, math.nan], [0.0, 3]),
+    "run.target_error": ([-0.01, 1.0, 5, math.nan], [0.0, 0.999]),
+    "run.evaluate_share": ([-0.01, 1.01, math.nan], [0, 1]),
+    "data.bad_images": (["ignore", ""], ["skip", "fail"]),
+    "model.name": (["resnet", ""], [*MODELS]),
+    "model.precision": (["float16"], ["float32", "bfloat16"]),
+    "model.clip_norm": ([-1.0, math.nan], [0, 5.0]),
+    "one_worker.rate": ([0.0, -0.1, math.inf, math.nan], [1e-30, 10.0]),
+    "one_worker.momentum": ([-0.1, 1.0, math.nan], [0.0, 0.9999999999999]),
+    "rule.rule": (["adam"], ["sgd", "momentum", "nesterov", "adagrad", "adamw"]),
+    "rule.momentum": ([-0.1, 1.0, math.nan], [0, 0.99]),
+    "rule.weight_decay": ([-1e-9, math.inf, math.nan], [0, 1.0]),
+    "rule.bias_rate_multiplier": ([-1.0, math.inf, math.nan], [0, 2.0]),
+    "rule.bias_decay_multiplier": ([-1.0, math.inf, math.nan], [0, 2.0]),
+    "rule.epsilon": ([0.0, math.inf, math.nan], [1e-12]),
+    "rule.beta1": ([-0.1, 1.0, math.nan], [0, 0.99]),
+    "rule.beta2": ([-0.1, 1.0, math.nan], [0, 0.99]),
+    "schedule.kind": (["cosin"], ["constant", "step", "polynomial", "cosine"]),
+    "schedule.rate": ([0.0, -1.0, math.inf, math.nan], [1e-30, 10.0]),
+    "schedule.factor": ([0.0, 1.01, math.nan], [1e-9, 1.0]),
+    "schedule.every_epochs": ([0.0, math.inf, math.nan], [0.1]),
+    "schedule.power": ([0.0, math.inf, math.nan], [0.1]),
+    "schedule.floor": ([-0.1, 1.1, math.nan], [0, 1]),
+    "schedule.warmup_epochs": ([-0.1, math.inf, math.nan], [0, 3]),
+    "average.kind": (["unifrom"], ["exponential", "uniform"]),
+    "average.every": ([0], [1]),
+    "average.decay": ([-0.1, 1.0, math.nan], [0, 0.999]),
+    "average.window": ([0.0, 1.1, math.nan], [1e-9, 1]),
+    "average.start": ([-0.1, 1.0, math.nan], [0, 0.9]),
+    "ledger.lease_seconds": ([0.0, -1.0, math.nan], [0.1]),
+    "ledger.max_attempts": ([0], [1]),
+    "cluster.workers": ([0, 100_001], [1, 100_000]),
+    "cluster.shards": ([0, 1025], [1, 1024]),
+    "cluster.address": ([""], ["auto", "ray://head:10001"]),
+    "cluster.turns": ([-1], [0, 1]),
+    "cluster.threads": ([0], [1]),
+}
+FREE = {
+    "run.preset",
+    "run.folder",
+    "run.init_from",
+    "data.name",
+    "data.root",
+}  # any text; looked at by those who use it
+
+
+def at(config: Config, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def all_keys() -> set[str]:
+    config = Config()
+    return {f"{part.name}.{f.name}" for part in fields(Config) for f in fields(getattr(config, part.name))}
+
+
+def file_with(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def refusal(values: dict[str, object], file: Path | None = None) -> str:
+    with pytest.raises(BadInput) as caught:
+        Config.of(values, file)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# --- which source wins ------------------------------------------------------------------------------------------------
+
+
+def test_arguments_beat_the_file_beats_the_preset_beats_the_defaults(tmp_path: Path) -> None:
+    file = file_with(tmp_path, '[run]\npreset = "cifar10"\nepochs = 7\nseed = 5\n[schedule]\nwarmup_epochs = 1\n')
+    config = Config.of({"run.epochs": 9}, file)
+    assert config.run.epochs == 9  # file 7, preset 30, default 10
+    assert config.run.seed == 5  # file; default 0
+    assert config.schedule.warmup_epochs == 1.0  # file; preset 0.5
+    assert config.schedule.kind == "cosine"  # preset; default constant
+    assert config.average.window == Config().average.window  # default
+    assert config.run.preset == "cifar10"
+    other = Config.of({"run.preset": "imagefolder"}, file)
+    assert (other.run.preset, other.model.name, other.run.epochs) == ("imagefolder", "googlenet", 7)
+
+
+def test_without_anything_it_is_the_digits_preset() -> None:
+    config = Config.of({})
+    assert (config.run.preset, config.data.name, config.model.name) == ("digits", "digits", "inception-mini")
+    assert config == Config.of({"run.preset": "digits"})
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_sound(name: str) -> None:
+    config = Config.of({"run.preset": name})
+    assert config.run.preset == name
+    assert config.data.name in KNOWN
+    given = tomllib.loads((ROOT / "distbelief" / "presets" / f"{name}.toml").read_text("utf-8"))
+    carried = config.one_worker.carried_over(config.cluster.workers)
+    assert config.schedule.rate == given["schedule"].get("rate", carried.rate)
+    assert config.rule.momentum == given["rule"].get("momentum", carried.momentum)
+
+
+def test_the_presets_are_those_that_the_help_names() -> None:
+    assert presets() == ("cifar10", "digits", "fashion-mnist", "imagefolder")
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_a_configuration_comes_back_from_its_own_toml(preset: str, tmp_path: Path) -> None:
+    values: dict[str, object] = {
+        "run.preset": preset, "run.seed": (1 << 63) - 1, "run.init_from": 'a "b" \\ ä\n', "rule.epsilon": 1e-300,
+        "one_worker.rate": 0.1 + 0.2, "cluster.workers": 7, "run.max_seconds": 3,
+    }  # fmt: skip
+    config = Config.of(values)
+    file = file_with(tmp_path, config.to_toml())
+    assert Config.of({}, file) == config
+    assert Config.of({"run.seed": 1}, file) != config
+
+
+# --- rate and momentum of many workers --------------------------------------------------------------------------------
+
+
+def test_rate_and_momentum_are_carried_over_to_the_workers() -> None:
+    one: dict[str, object] = {"one_worker.rate": 0.02, "one_worker.momentum": 0.9}
+    config = Config.of({"run.preset": "imagefolder", "cluster.workers": 4, **one})
+    assert (config.schedule.rate, config.rule.momentum) == (0.08, 0.6)
+    assert config.one_worker == policy.OneWorker(0.02, 0.9)
+
+
+@pytest.mark.parametrize("given", ["argument", "file"])
+def test_what_was_given_is_not_carried_over(given: str, tmp_path: Path) -> None:
+    def config(key: str, value: float) -> Config:
+        section, name = key.split(".")
+        if given == "argument":
+            return Config.of({key: value, **others})
+        return Config.of(others, file_with(tmp_path, f"[{section}]\n{name} = {value}\n"))
+
+    others: dict[str, object] = {"run.preset": "imagefolder", "cluster.workers": 4}
+    carried = Config.of(others)
+    by_rate, by_momentum = config("schedule.rate", 0.5), config("rule.momentum", 0.25)
+    assert (by_rate.schedule.rate, by_rate.rule.momentum) == (0.5, carried.rule.momentum)
+    assert (by_momentum.schedule.rate, by_momentum.rule.momentum) == (carried.schedule.rate, 0.25)
+    assert carried.schedule.rate != 0.5
+    assert carried.rule.momentum != 0.25
+
+
+ADAMW = "[rule]\nrule = 'adamw'\n[schedule]\nrate = 0.0003\n[one_worker]\nrate = 0.02\nmomentum = 0.9\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "rule", "rate"),
+    [
+        (ADAMW, {}, "adamw", 0.0003),
+        (ADAMW, {"rule.momentum": 0.5}, "momentum", 0.08),  # adamw's rate says nothing about it
+        (ADAMW, {"rule.momentum": 0.5, "schedule.rate": 0.1}, "momentum", 0.1),
+        (ADAMW, {"rule.momentum": 0.5, "rule.rule": "adamw"}, "adamw", 0.0003),
+        (ADAMW.replace("adamw", "nesterov"), {"rule.momentum": 0.5}, "nesterov", 0.0003),
+        (ADAMW.replace("rule = 'adamw'", ""), {"rule.momentum": 0.5}, "momentum", 0.0003),  # the default has one too
+    ],
+)
+def test_whoever_asks_for_a_momentum_gets_a_rule_that_has_one(
+    text: str, values: dict[str, object], rule: str, rate: float, tmp_path: Path
+) -> None:
+    config = Config.of({"run.preset": "imagefolder", "cluster.workers": 4, **values}, file_with(tmp_path, text))
+    assert (config.rule.rule, config.schedule.rate) == (rule, rate)
+    assert config.rule.momentum == values.get("rule.momentum", 0.6)
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_key_has_a_range_here_or_is_free_text() -> None:
+    assert all_keys() == RANGES.keys() | FREE
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, (bad, _) in RANGES.items() for value in bad])
+def test_a_value_out_of_its_range_is_refused(key: str, value: object) -> None:
+    assert re.fullmatch(rf"{re.escape(key)}: got .+, expected .+", refusal({key: value}))
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, (_, good) in RANGES.items() for value in good])
+def test_the_edges_of_a_range_are_good(key: str, value: object) -> None:
+    found = at(Config.of({key: value}), key)
+    assert found == value
+    assert type(found) is type(at(Config(), key))
+
+
+@pytest.mark.parametrize("key", sorted(all_keys() - {"run.preset"}))
+def test_a_value_of_another_kind_is_refused(key: str) -> None:
+    expected = {str: "text", int: "a whole number", float: "a number"}[type(at(Config(), key))]
+    wrong: list[object] = [True, [1], {"a": 1}, None]
+    wrong += [1, 1.5] if expected == "text" else ["1"]
+    wrong += [2.0] if expected == "a whole number" else []
+    for value in wrong:
+        assert refusal({key: value}) == f"{key}: got {value!r}, expected {expected}"
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), (1 << 53)])
+def test_a_whole_number_that_is_no_float_is_refused(value: int) -> None:
+    assert refusal({"run.max_seconds": value}) == f"run.max_seconds: got {value}, expected a smaller number"
+    assert Config.of({"run.max_seconds": (1 << 53) - 1}).run.max_seconds == 2.0**53 - 1
+
+
+def test_a_path_is_text() -> None:
+    assert Config.of({"run.folder": Path("a/b")}).run.folder == "a/b"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"run.preset": "digit"},
+         "run.preset: got 'digit', expected one of cifar10, digits, fashion-mnist, imagefolder "
+         '(did you mean "digits"?)'),
+        ({"run.preset": 3}, "run.preset: got '3', expected one of cifar10, digits, fashion-mnist, imagefolder"),
+        ({"clutser.workers": 3},
+         "clutser.workers: got an unknown section, expected section.key with one of run, data, model, one_worker, "
+         'rule, schedule, average, ledger, cluster (did you mean "cluster.workers"?)'),
+        ({"workers": 3},
+         "workers: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
+         'schedule, average, ledger, cluster (did you mean "cluster.workers"?)'),
+        ({"lr": 3},
+         "lr: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
+         "schedule, average, ledger, cluster"),
+        ({"cluster.worker": 3},
+         "cluster.worker: got an unknown key, expected one of workers, shards, address, turns, threads "
+         '(did you mean "cluster.workers"?)'),
+        ({"cluster": 3},
+         "cluster: got an unknown key, expected one of workers, shards, address, turns, threads "
+         '(did you mean "cluster.turns"?)'),
+        ({"cluster.workers.x": 3},
+         "cluster.workers.x: got an unknown key, expected one of workers, shards, address, turns, threads "
+         '(did you mean "cluster.workers"?)'),
+        ({"model.name": "inception_mini"},
+         "model.name: got 'inception_mini', expected one of googlenet, inception-small, inception-mini "
+         '(did you mean "inception-mini"?)'),
+    ],
+)  # fmt: skip
+def test_an_unknown_name_is_answered_with_the_nearest(values: dict[str, object], message: str) -> None:
+    assert refusal(values) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[run]\nepoch = 3\n", 'run.epoch: got an unknown key, expected one of preset, .*did you mean "run.epochs"'),
+        (b"epochs = 3\n", r"epochs: got 3 in .*config\.toml, expected a \[section\] with keys$"),
+        (b"[run\n", r"configuration: .*config\.toml is not TOML: Expected "),
+        (b"[run]\nfolder = '\xff'\n", r"configuration: .*config\.toml is not TOML: 'utf-8' codec"),
+        (b"[run]\nepochs = '3'\n", "run.epochs: got '3', expected a whole number"),
+        (b"[run.epochs]\nx = 3\n", "run.epochs: got {'x': 3}, expected a whole number"),
+        (None, r"configuration: cannot read .*config\.toml: No such file or directory$"),
+    ],
+)
+def test_a_bad_file_is_one_line(content: bytes | None, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    if content is not None:
+        file.write_bytes(content)
+    assert re.match(message, refusal({}, file))
+
+
+# --- --set ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("run.epochs=3", "run.epochs", 3),
+        (" run.epochs = 3 ", "run.epochs", 3),
+        ("run.max_seconds=1e3", "run.max_seconds", 1000.0),
+        ("a.b=true", "a.b", True),
+        ("schedule.kind=step", "schedule.kind", "step"),
+        ('schedule.kind="step"', "schedule.kind", "step"),
+        ("data.root=", "data.root", ""),
+        ("data.root=/a b/c=d", "data.root", "/a b/c=d"),
+        ('data.root="2024"', "data.root", "2024"),
+        ("data.root=[", "data.root", "["),
+    ],
+)
+def test_an_assignment_is_toml_or_else_text(text: str, key: str, value: object) -> None:
+    found = assignments([text])
+    assert found == {key: value}
+    assert type(found[key]) is type(value)
+
+
+def test_of_two_assignments_the_later_wins() -> None:
+    assert assignments(["a.b=1", "c.d=x", "a.b=2"]) == {"a.b": 2, "c.d": "x"}
+    assert assignments([]) == {}
+
+
+@pytest.mark.parametrize("text", ["run.epochs", "=3", " = 3", ""])
+def test_an_assignment_without_key_or_sign_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match=f"^--set: got {text!r}, expected section.key=value$"):
+        assignments([text])
+
+
+# --- the package ------------------------------------------------------------------------------------------------------
+
+
+def test_the_package_gives_its_names_lazily() -> None:
+    code = """if True:
+        import sys
+        import distbelief
+        assert not {"torch", "ray", "numpy", "grpc"} & set(sys.modules), "importing distbelief alone is not cheap"
+        assert distbelief.Config.of({}).run.preset == "digits"
+        import distbelief.launcher
+        assert distbelief.launch is distbelief.launcher.launch and callable(distbelief.launch)
+        assert not {"ray"} & set(sys.modules), "only a run needs Ray"
+        from distbelief import *
+        assert launch is distbelief.launch and Config is distbelief.Config
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_package_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="module 'distbelief' has no attribute 'lunch'"):
+        distbelief.lunch  # noqa: B018
