@@ -1,8 +1,12 @@
 """Reaper: ends what a run started, when the process that started it is gone for whatever reason, SIGKILL included.
 
 The launching process holds the other end of this process's standard input and nothing else; when that closes, every
-process with the run's mark in its environment is killed and the run's temporary directory is removed. Started as a
-script, with the standard library alone, so that it is there at once and is in nobody's way. Needs /proc (Linux).
+process with the run's mark in its environment, or with its working directory in the run's temporary one, is killed and
+that directory is removed. Both signs are needed: a process that gives itself a title (Ray's agents do) writes it over
+its environment; one that changes its directory keeps its environment.
+
+Started as a script, with the standard library alone, so that it is there at once and is in nobody's way. Needs /proc
+(Linux).
 """
 
 from __future__ import annotations
@@ -56,22 +60,26 @@ class Reaper:
             self._process.wait(GRACE_SECONDS + 2)
 
 
-def marked(mark: str) -> list[int]:
-    """Processes with this mark in the environment they were started with, this one excepted."""
-    needle = f"{MARK}={mark}".encode()
+def members(mark: str, folder: Path) -> list[int]:
+    """Processes that belong to a run: started with its mark in their environment, or at work in its folder."""
+    needle, home = f"{MARK}={mark}".encode(), os.path.realpath(folder)
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with suppress(OSError):
-                if needle in (entry / "environ").read_bytes():
+                if needle in (entry / "environ").read_bytes() or _within(os.readlink(entry / "cwd"), home):
                     found.append(int(entry.name))
     return found
+
+
+def _within(path: str, home: str) -> bool:
+    return path == home or path.startswith(home + os.sep)
 
 
 def _reap(mark: str, folder: Path) -> None:
     sys.stdin.buffer.read()
     deadline = time.monotonic() + GRACE_SECONDS
-    while (found := marked(mark)) and time.monotonic() < deadline:
+    while (found := members(mark, folder)) and time.monotonic() < deadline:
         for process in found:
             with suppress(OSError):
                 os.kill(process, signal.SIGKILL)
