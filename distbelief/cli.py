@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
+from distbelief.options import COUNT, DIRECTORY, SETTINGS, Session, debug_option, json_option, one_of, settings
 from ps.errors import BadInput, DistbeliefError, nearest
 
 FAILED, BAD_INPUT, INTERRUPTED, UNREAD = 1, 2, 130, 141
-
-Command = Callable[..., int]
 
 
 def main() -> None:
@@ -30,7 +26,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code."""
-    session = _Session()
+    session = Session()
     try:
         with commands.make_context("distbelief", list(arguments), obj=session) as context:
             code: int = commands.invoke(context)
@@ -56,23 +52,6 @@ def run(arguments: Sequence[str]) -> int:
         return session.failed(f"internal error: {what}; run again with --debug for the traceback", FAILED)
 
 
-@dataclass(slots=True)
-class _Session:
-    """What error reports need to know of the command that is running."""
-
-    debug: bool = False
-
-    def failed(self, what: str, code: int) -> int:
-        """Tell a person in one line, below the traceback if they asked for it; return the exit code.
-
-        Called while the error is being handled.
-        """
-        if self.debug:
-            traceback.print_exc()
-        click.echo(f"distbelief: {' '.join(what.split())}", err=True)
-        return code
-
-
 def _explained(error: click.UsageError, arguments: Sequence[str]) -> str:
     """Click's complaint the way ours are said: got, expected, what to do."""
     command = error.ctx.command_path if error.ctx else " ".join(["distbelief", *_known(arguments[:1])])
@@ -94,57 +73,6 @@ def _explained(error: click.UsageError, arguments: Sequence[str]) -> str:
 
 def _known(names: Sequence[str]) -> list[str]:
     return [name for name in names if name in commands.commands]
-
-
-# --- kinds of values --------------------------------------------------------------------------------------------------
-
-
-class Kind(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
-    """A value that a person types.
-
-    Args:
-        read: From text to value; raises ValueError.
-        name: What help calls it.
-        expected: What the error message asks for.
-    """
-
-    def __init__(self, read: Callable[[str], object], name: str, expected: str) -> None:
-        self.name = name
-        self._read = read
-        self._expected = expected
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return self._read(value) if isinstance(value, str) else value
-        except ValueError:
-            where = param.opts[0] if param else self.name
-            command = ctx.command_path if ctx else "distbelief"
-            raise BadInput(f"{where}: got {value!r}, expected {self._expected}; see {command} --help") from None
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name
-
-
-def one_of(*values: str) -> Kind:
-    """One of these words."""
-
-    def read(text: str) -> str:
-        if text not in values:
-            raise ValueError
-        return text
-
-    return Kind(read, "|".join(values), " or ".join(values))
-
-
-def text(name: str) -> Kind:
-    """Any text."""
-    return Kind(str, name, "text")
-
-
-COUNT = Kind(int, "N", "a whole number")
-NUMBER = Kind(float, "X", "a number")
-DIRECTORY = Kind(Path, "DIR", "a directory")
-FILE = Kind(Path, "FILE", "a file")
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -186,62 +114,8 @@ def commands(context: click.Context) -> int:
     return 0
 
 
-def _remember_debug(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
-    context.ensure_object(_Session).debug = value
-    return value
-
-
-_debug = click.option(
-    "--debug", is_flag=True, is_eager=True, callback=_remember_debug, help="Show the traceback of an error."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """An option of `launch` that is one key of the configuration."""
-
-    option: str
-    key: str
-    kind: Kind
-    help: str
-
-
-SETTINGS = (
-    Setting("--preset", "run.preset", text("NAME"),
-            "Where all other settings come from: digits (the default; needs no download), fashion-mnist, cifar10, "
-            "imagefolder."),
-    Setting("--workers", "cluster.workers", COUNT, "Logical workers, each with one gradient in flight."),
-    Setting("--shards", "cluster.shards", COUNT, "Parameter-server shards that the parameters are cut into."),
-    Setting("--data-root", "data.root", DIRECTORY, "Folder that holds the data set (else $DISTBELIEF_DATA)."),
-    Setting("--run", "run.folder", DIRECTORY, "Directory for this run, new or empty (else a new one under ./runs)."),
-    Setting("--seed", "run.seed", COUNT, "Root of every random number of the run."),
-    Setting("--epochs", "run.epochs", COUNT, "Passes over the training set."),
-    Setting("--address", "cluster.address", text("ADDR"),
-            "Ray to run on: local (the default; one of the run's own, gone afterwards), auto, or ray://HOST:PORT."),
-    Setting("--model", "model.name", text("NAME"), "inception-mini, inception-small or googlenet."),
-    Setting("--batch-size", "run.batch_size", COUNT, "Images per gradient."),
-    Setting("--lr", "schedule.rate", NUMBER,
-            "Learning rate, of the mean loss of a batch (else one worker's, carried over to so many workers)."),
-    Setting("--momentum", "rule.momentum", NUMBER, "Momentum, 0 to below 1 (else carried over likewise)."),
-    Setting("--precision", "model.precision", one_of("float32", "bfloat16"), "Arithmetic of forward and backward."),
-    Setting("--target-error", "run.target_error", NUMBER,
-            "End the run when the average's top-1 error, a fraction, is at most this: 0.05 for 5 %."),
-    Setting("--max-seconds", "run.max_seconds", NUMBER, "End the run after so many seconds."),
-    Setting("--init-from", "run.init_from", FILE, "Safetensors file with the initial weights (else random ones)."),
-    Setting("--config", "config", FILE, "Start again what an earlier run's config.toml says; options here beat it."),
-)  # fmt: skip
-
-
-def _settings(command: Command) -> Command:
-    """Give a command the options in SETTINGS, in their order."""
-    for setting in reversed(SETTINGS):
-        command = click.option(setting.option, type=setting.kind, help=setting.help)(command)
-    return command
-
-
 @commands.command()
-@_settings
+@settings
 @click.option(
     "--set",
     "assignments",
@@ -249,7 +123,7 @@ def _settings(command: Command) -> Command:
     metavar="SECTION.KEY=VALUE",
     help="Any other setting, as in config.toml; repeatable.",
 )
-@_debug
+@debug_option
 def launch(assignments: tuple[str, ...], debug: bool, **given: object) -> int:
     """Train a model; show progress; leave a run directory behind.
 
@@ -278,8 +152,8 @@ def launch(assignments: tuple[str, ...], debug: bool, **given: object) -> int:
     help="Which weights: the average (the default) or the latest.",
 )
 @click.option("--crops", type=COUNT, default=1, help="Crops per image; 1 is the default.")
-@_json
-@_debug
+@json_option
+@debug_option
 def evaluate(runs: tuple[Path, ...], weights: str, crops: int, as_json: bool, debug: bool) -> int:
     """Evaluate the weights of a run on its test images.
 
@@ -299,8 +173,8 @@ def evaluate(runs: tuple[Path, ...], weights: str, crops: int, as_json: bool, de
 
 @commands.command()
 @click.argument("run", required=False, type=DIRECTORY, metavar="[RUN]")
-@_json
-@_debug
+@json_option
+@debug_option
 def status(run: Path | None, as_json: bool, debug: bool) -> int:
     """Say what a run is doing now, or how it ended.
 
