@@ -10,17 +10,16 @@ import pytest
 
 from ps.journal import (
     LeaseFinished,
-    PushHandled,
     SampleAveraged,
     SampleSent,
     SampleSkipped,
-    WorkerExchanged,
     WorkerTimed,
 )
 from ps.ledger import LedgerStatus
 from ps.messages import LEDGER, Outcome
 from ps.wire.files import journals, read_journal
 from tests.cluster.world import World, served
+from tests.journals import both_sides_of_conservation, pushes
 from workers.evaluation import Evaluator
 
 
@@ -40,16 +39,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world
 
 
-def pushes(world: World, shard: int) -> list[PushHandled]:
-    records = read_journal(world.spec.journal / f"shard-{shard}.journal")
-    return [record for record in records if isinstance(record, PushHandled)]
-
-
 def test_every_example_of_every_epoch_is_applied_exactly_once_on_every_shard(run: World) -> None:
     plan = run.spec.plan
     for shard in range(3):
         seen: dict[int, Counter[int]] = defaultdict(Counter)
-        for push in pushes(run, shard):
+        for push in pushes(run.spec.journal, shard):
             assert push.outcome is Outcome.APPLIED
             lease = plan.lease(push.lease, push.attempt, 0.0)
             assert push.samples == lease.count
@@ -67,38 +61,17 @@ def test_every_lease_is_finished_once_in_the_ledger_s_journal(run: World) -> Non
 
 @pytest.mark.parametrize("shard", [0, 1, 2])
 def test_staleness_is_conserved(run: World, shard: int) -> None:
-    """facts A: sum of tau + ages of the pulls that were never pushed = sum over updates of the other pulls then open.
-
-    Left side from the shard's journal; right side from the workers': when each of their pulls was opened and closed.
-    """
-    applied = pushes(run, shard)
-    updates = len(applied)
-    opened: list[
-        tuple[int, int]
-    ] = []  # (version read, version that its gradient made or the last one, if it made none)
-    pulls: dict[int, int] = {}
-    for path in journals(run.spec.journal):
-        if path.name.startswith("host-"):
-            for record in read_journal(path):
-                if isinstance(record, WorkerExchanged) and record.shard == shard:
-                    if record.lease >= 0:
-                        opened.append((pulls.pop(record.worker), record.reading.version))
-                    pulls[record.worker] = record.reading.version
-    left_over = [(read, updates) for read in pulls.values()]
-    others_open = sum(
-        sum(read < update <= closed for read, closed in opened + left_over) - 1 for update in range(1, updates + 1)
-    )
-    ages = sum(updates - read for read, _ in left_over)
-    assert len(opened) == updates
-    assert sum(push.staleness for push in applied) + ages == others_open
-    assert sum(push.staleness for push in applied) > 4 * updates  # eight workers: stale indeed
+    shards_side, workers_side = both_sides_of_conservation(run.spec.journal, shard)
+    assert shards_side == workers_side
+    applied = pushes(run.spec.journal, shard)
+    assert sum(push.staleness for push in applied) > 4 * len(applied)  # eight workers: stale indeed
 
 
 def test_workers_pull_right_after_their_push(run: World) -> None:
     """So each version that a push makes is the one that its worker's next gradient was computed from."""
     for shard in range(3):
         made: dict[int, int] = {}
-        for push in pushes(run, shard):
+        for push in pushes(run.spec.journal, shard):
             assert push.pulled
             if push.worker in made:
                 assert push.read[shard].version == made[push.worker]

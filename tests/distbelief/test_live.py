@@ -10,6 +10,7 @@ import sys
 import time  # noqa: TID251 -- processes are waited for
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from distbelief.summary import Account
 from ps.leases import LeasePlan
+from tests.journals import both_sides_of_conservation
 
 pytestmark = pytest.mark.slow
 
@@ -48,14 +50,23 @@ def eventually(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def temporaries() -> set[Path]:
-    return set(Path("/tmp").glob("db-*")) | set(Path("/dev/shm").iterdir())
+def temporaries(cwd: Path) -> set[Path]:
+    """What a launch in this directory may leave behind: its own temporary files, and anybody's shared memory."""
+    own = _temporary(cwd)
+    return (set(own.iterdir()) if own.exists() else set()) | set(Path("/dev/shm").iterdir())
+
+
+def _temporary(cwd: Path) -> Path:
+    """A directory for the temporary files of this launch alone: short, since sockets lie below it."""
+    return Path("/tmp") / f"t-{blake2b(str(cwd).encode(), digest_size=4).hexdigest()}"
 
 
 @contextmanager
 def launched(cwd: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A launch in a directory of its own; whatever happens in the test, nothing of it survives."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    _temporary(cwd).mkdir()
+    environment["TMPDIR"] = str(_temporary(cwd))
     process = subprocess.Popen(
         [*COMMAND, "--run", "run", *options],
         cwd=cwd,
@@ -71,6 +82,8 @@ def launched(cwd: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+        with suppress(OSError):  # not empty: a test that looks there says so
+            _temporary(cwd).rmdir()
 
 
 def training(cwd: Path, updates: int = 1) -> bool:
@@ -97,7 +110,7 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     for name in ("workers", "cluster", "ps", "distbelief"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('this is the user\\'s own folder')")
-    before = temporaries()
+    before = temporaries(tmp_path)
     with launched(tmp_path, "--workers", "32", "--epochs", "4", "--batch-size", "16") as process:
         assert eventually(lambda: training(tmp_path), 60), "no update"
         family = descendants(psutil.Process(process.pid))
@@ -120,19 +133,22 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
         "granted": 0, "applied": 360, "reissued": 0, "duplicates_ignored": 0, "discarded": 0, "outstanding": 0,
     }  # fmt: skip
     assert_exactly_once(tmp_path, summary, LeasePlan(1437, 16, 4, 0))
+    for shard in range(summary["shards"]):
+        shards_side, workers_side = both_sides_of_conservation(folder / "journal", shard)
+        assert shards_side == workers_side > 25 * 360
     assert eventually(lambda: gone(family), GONE_SECONDS)
-    assert eventually(lambda: temporaries() <= before, GONE_SECONDS), temporaries() - before
+    assert eventually(lambda: temporaries(tmp_path) <= before, GONE_SECONDS), temporaries(tmp_path) - before
 
 
 def test_nothing_is_left_after_sigkill(tmp_path: Path) -> None:
-    before = temporaries()
+    before = temporaries(tmp_path)
     with launched(tmp_path, *LONG) as process:
         assert eventually(lambda: training(tmp_path), 60), "no update"
         family = descendants(psutil.Process(process.pid))
         process.kill()
         process.wait(timeout=10)
         assert eventually(lambda: gone(family), GONE_SECONDS)
-    assert eventually(lambda: temporaries() <= before, GONE_SECONDS), temporaries() - before
+    assert eventually(lambda: temporaries(tmp_path) <= before, GONE_SECONDS), temporaries(tmp_path) - before
     assert not (tmp_path / "run" / "summary.json").exists()
     assert Account.of(tmp_path / "run" / "journal").staleness.total() > 0  # what was applied is on record
 
