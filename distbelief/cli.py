@@ -13,7 +13,18 @@ from pathlib import Path
 
 import click
 
-from distbelief.options import COUNT, DIRECTORY, SETTINGS, Session, debug_option, json_option, one_of, settings
+from distbelief.bench.commands import bench
+from distbelief.options import (
+    COUNT,
+    DIRECTORY,
+    SETTINGS,
+    Commands,
+    Session,
+    debug_option,
+    json_option,
+    one_of,
+    settings,
+)
 from ps.errors import BadInput, DistbeliefError, nearest
 
 FAILED, BAD_INPUT, INTERRUPTED, UNREAD = 1, 2, 130, 141
@@ -76,21 +87,6 @@ def _known(names: Sequence[str]) -> list[str]:
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
-
-
-class Commands(click.Group):
-    """Our commands, in the order in which they are written below."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.commands and not cmd_name.startswith("-"):
-            known = ", ".join(self.commands)
-            raise BadInput(
-                f"got {cmd_name}, expected one of {known}{nearest(cmd_name, self.commands)}; see distbelief --help"
-            )
-        return super().get_command(ctx, cmd_name)
 
 
 @click.group("distbelief", cls=Commands, invoke_without_command=True)
@@ -191,3 +187,6 @@ def status(run: Path | None, as_json: bool, debug: bool) -> int:
     from distbelief.status import status_command
 
     return status_command(run, as_json)
+
+
+commands.add_command(bench)

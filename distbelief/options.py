@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ps.errors import BadInput
+from ps.errors import BadInput, nearest
 
 Command = Callable[..., int]
 
@@ -33,6 +33,22 @@ class Session:
             traceback.print_exc()
         click.echo(f"distbelief: {' '.join(what.split())}", err=True)
         return code
+
+
+class Commands(click.Group):
+    """A group of commands, in the order in which they were added; it names those that it knows."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands and not cmd_name.startswith("-"):
+            known = ", ".join(self.commands)
+            raise BadInput(
+                f"got {cmd_name}, expected one of {known}{nearest(cmd_name, self.commands)}; "
+                f"see {ctx.command_path} --help"
+            )
+        return super().get_command(ctx, cmd_name)
 
 
 class Kind(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4

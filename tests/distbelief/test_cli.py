@@ -111,7 +111,9 @@ def test_the_exit_code_is_the_function_s(behind: Callable[[str, Behind], None]) 
     ("typed", "line"),
     [
         ("lunch",
-         'got lunch, expected one of launch, evaluate, status (did you mean "launch"?); see distbelief --help'),
+         'got lunch, expected one of launch, evaluate, status, bench (did you mean "launch"?); see distbelief --help'),
+        ("bench gradiant",
+         'got gradiant, expected one of gradient (did you mean "gradient"?); see distbelief bench --help'),
         ("--verson",
          'got --verson, expected an option of distbelief (did you mean "--version"?); see distbelief --help'),
         ("launch --worker 3",
@@ -210,12 +212,24 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 # --- help -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("typed", [[], ["--help"], ["launch", "--help"], ["evaluate", "--help"], ["status", "--help"]])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "",
+        "--help",
+        "launch --help",
+        "evaluate --help",
+        "status --help",
+        "bench",
+        "bench --help",
+        "bench gradient --help",
+    ],
+)
 def test_help_has_examples_and_fits_the_screen(
-    typed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    typed: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert cli.run(typed) == 0
+    assert cli.run(typed.split()) == 0
     shown, errors = capsys.readouterr()
     assert shown.startswith("Usage: distbelief")
     examples = shown.partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
@@ -228,7 +242,7 @@ def test_help_has_examples_and_fits_the_screen(
 def test_help_names_every_command_preset_and_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.partition("Commands:\n")[2].splitlines()] == [
-        "launch", "evaluate", "status",
+        "launch", "evaluate", "status", "bench",
     ]  # fmt: skip
     words = " ".join(setting.help for setting in cli.SETTINGS)
     for name in (*presets(), *MODELS):

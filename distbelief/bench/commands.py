@@ -1,0 +1,54 @@
+"""Commands of `distbelief bench`: one per bench, each calls one function, imported when it runs."""
+
+from __future__ import annotations
+
+import click
+
+from distbelief.options import COUNT, Commands, debug_option, json_option, text
+
+pairs_option = click.option(
+    "--pairs", type=COUNT, default=7, help="Rounds, each measuring every side once; 7 is the default."
+)
+
+
+@click.group("bench", cls=Commands, invoke_without_command=True)
+@click.pass_context
+def bench(context: click.Context) -> int:
+    """Measure our speed beside that of the alternatives.
+
+    All sides of a bench are measured in alternation in one run; read the
+    ratios, and only on a machine that is otherwise idle.
+
+    \b
+    Examples:
+      distbelief bench gradient
+      distbelief bench gradient --json
+      distbelief bench gradient --pairs 3 --batch-size 8
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+    return 0
+
+
+@bench.command()
+@click.option("--model", type=text("NAME"), default="googlenet", help="Which network; googlenet is the default.")
+@click.option("--batch-size", type=COUNT, default=16, help="Images per gradient; 16 is the default.")
+@pairs_option
+@json_option
+@debug_option
+def gradient(model: str, batch_size: int, pairs: int, as_json: bool, debug: bool) -> int:
+    """A worker's gradient against plain torch, in images per second.
+
+    Forward and backward with all auxiliary losses, on all cores. Plain torch
+    is the same network in contiguous float32, as one would write it down; ours
+    is what a worker runs, in float32 and in bfloat16.
+
+    \b
+    Examples:
+      distbelief bench gradient
+      distbelief bench gradient --json | jq .bfloat16.ratio
+      distbelief bench gradient --model inception-small --batch-size 32
+    """
+    from distbelief.bench.gradient import gradient_command
+
+    return gradient_command(model, batch_size, pairs, as_json)
