@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 def all_finite(vector_N: Tensor) -> bool:
     """Whether every element is finite.
 
-    Reads the vector once and copies nothing: least and greatest cannot overflow, and NaN is both.
+    Reads the vector once and copies nothing. An infinity or a NaN anywhere makes the sum one too; a sum can also
+    overflow by itself, so then least and greatest decide, which cannot overflow, and NaN is both.
     """
-    if not vector_N.numel():
+    if not vector_N.numel() or math.isfinite(vector_N.sum()):
         return True
     least, greatest = vector_N.aminmax()
     return math.isfinite(least) and math.isfinite(greatest)

@@ -187,8 +187,7 @@ class Push:
     Attributes:
         samples: Examples in the lease: schedules count samples.
         read: What the weights under this gradient were read from, one reading per shard of the run.
-        gradient_N: float32 gradient of the lease's weighted mean loss. The shard consumes it: its content is
-            undefined afterwards.
+        gradient_N: float32 gradient of the lease's weighted mean loss. The shard only reads it.
     """
 
     lease: int

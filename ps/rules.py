@@ -2,7 +2,8 @@
 
 A rule maps parameters w and its slots, with one gradient g, to their next values, in place. It knows no clock, no
 network, no random number, so live, simulated and replayed runs share it and can be compared bit for bit. Every rule is
-element-wise: how the vector is cut into shards changes no bit of the result.
+element-wise: how the vector is cut into shards changes no bit of the result. The gradient is only read: it may lie in
+memory that its worker shares with the shard, and the worker may have to push it again.
 
     alpha   learning rate, for the mean loss of a lease         lambda   weight decay, on the shard's current w
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 RULES = ("sgd", "momentum", "nesterov", "adagrad", "adamw")
 
-_BLOCK = 8192 * LINE  # elements: w, g and a slot of this length stay in the cache from one operation to the next
+_BLOCK = 8192 * LINE  # elements: w, g, a slot and the copy stay in the cache from one operation to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,10 @@ class Rule(Protocol):
     slots: ClassVar[tuple[str, ...]]
 
     def apply(self, step: Step, w_N: Tensor, g_N: Tensor, slots: tuple[Tensor, ...]) -> None:
-        """Update w and the slots in place. The gradient is consumed: its content is undefined afterwards.
+        """Update w and the slots in place.
 
         Args:
-            w_N, g_N: float32, contiguous, of one length.
+            w_N, g_N: float32, contiguous, of one length; g is only read.
             slots: One vector like w_N per name in `self.slots`, in that order.
         """
 
@@ -76,8 +77,7 @@ class Sgd:
     slots: ClassVar[tuple[str, ...]] = ()
 
     def apply(self, step: Step, w_N: Tensor, g_N: Tensor, slots: tuple[Tensor, ...]) -> None:
-        _add_decay(step, w_N, g_N)
-        w_N.add_(g_N, alpha=-step.rate)
+        w_N.add_(_decayed(step, w_N, g_N), alpha=-step.rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,7 @@ class Momentum:
         if fused_agrees:
             _fused_momentum(self.momentum, alpha, step.decay, w_N, g_N, v_N)
         else:
-            _add_decay(step, w_N, g_N)
-            v_N.mul_(self.momentum).add_(g_N, alpha=-alpha)
+            v_N.mul_(self.momentum).add_(_decayed(step, w_N, g_N), alpha=-alpha)
             w_N.add_(v_N)
 
 
@@ -124,9 +123,9 @@ class Nesterov:
 
     def apply(self, step: Step, w_N: Tensor, g_N: Tensor, slots: tuple[Tensor, ...]) -> None:
         (v_N,) = slots
-        _add_decay(step, w_N, g_N)
-        v_N.mul_(self.momentum).add_(g_N, alpha=-step.rate)
-        w_N.add_(v_N, alpha=self.momentum).add_(g_N, alpha=-step.rate)
+        h_N = _decayed(step, w_N, g_N)
+        v_N.mul_(self.momentum).add_(h_N, alpha=-step.rate)
+        w_N.add_(v_N, alpha=self.momentum).add_(h_N, alpha=-step.rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +144,9 @@ class Adagrad:
 
     def apply(self, step: Step, w_N: Tensor, g_N: Tensor, slots: tuple[Tensor, ...]) -> None:
         (s_N,) = slots
-        _add_decay(step, w_N, g_N)
-        s_N.addcmul_(g_N, g_N, value=1)
-        w_N.addcdiv_(g_N, s_N.sqrt().add_(self.epsilon), value=-step.rate)
+        h_N = _decayed(step, w_N, g_N)
+        s_N.addcmul_(h_N, h_N, value=1)
+        w_N.addcdiv_(h_N, s_N.sqrt().add_(self.epsilon), value=-step.rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +176,7 @@ class AdamW:
         s_N.mul_(self.beta2).addcmul_(g_N, g_N, value=1 - self.beta2)
         corrected_rate = step.rate / (1 - self.beta1**step.update)
         correction = (1 - self.beta2**step.update) ** 0.5
-        scale_N = g_N.copy_(s_N).sqrt_().div_(correction).add_(self.epsilon)
+        scale_N = s_N.sqrt().div_(correction).add_(self.epsilon)
         w_N.addcdiv_(m_N, scale_N, value=-corrected_rate)
 
 
@@ -190,36 +189,45 @@ def update(
     w_N: Tensor,
     g_N: Tensor,
     slots: tuple[Tensor, ...],
+    out_N: Tensor | None = None,
 ) -> None:
     """Apply one gradient to a whole shard: the rule on every segment, at the segment's own rate and decay.
+
+    Works through memory once: block by block, each copied out while it is in the cache.
 
     Args:
         segments: `Layout.segments` of this shard.
         rate, weight_decay: Before the segments' multipliers.
         update_number: Which update of the shard this is, from 1.
         w_N, slots: float32, contiguous, the shard's; updated in place.
-        g_N: Likewise, consumed.
+        g_N: Likewise; only read.
+        out_N: Gets a copy of what the segments hold afterwards; None for no copy.
     """
+    vectors = (w_N, g_N, *slots) if out_N is None else (w_N, g_N, *slots, out_N)
+    last_slot = 2 + len(slots)
     for segment in segments:
         step = Step(rate * segment.rate_multiplier, weight_decay * segment.decay_multiplier, update_number)
         for piece in _pieces(segment.start, segment.stop):
-            rule.apply(step, w_N[piece], g_N[piece], tuple(slot_N[piece] for slot_N in slots))
+            pieces = [vector_N[piece].split(_BLOCK) for vector_N in vectors]  # type: ignore[no-untyped-call]
+            for block in zip(*pieces, strict=True):
+                rule.apply(step, block[0], block[1], block[2:last_slot])
+                if out_N is not None:
+                    block[-1].copy_(block[0])
 
 
 def _pieces(start: int, stop: int) -> Iterator[slice]:
-    """Cut a segment into whole cache lines, in blocks, and its ragged ends, if any.
+    """Cut a segment into whole cache lines and its ragged ends, if any.
 
     Shards begin at a line, so an element is in a ragged end under every number of shards or under none.
     """
     first = min(-(-start // LINE) * LINE, stop)
     last = max(stop // LINE * LINE, first)
-    cuts = (start, *range(first, last, _BLOCK), last, stop)
-    return (slice(a, b) for a, b in pairwise(cuts) if a < b)
+    return (slice(a, b) for a, b in pairwise((start, first, last, stop)) if a < b)
 
 
-def _add_decay(step: Step, w_N: Tensor, g_N: Tensor) -> None:
-    if step.decay != 0:
-        g_N.add_(w_N, alpha=step.decay)
+def _decayed(step: Step, w_N: Tensor, g_N: Tensor) -> Tensor:
+    """g + lambda * w."""
+    return g_N if step.decay == 0 else g_N.add(w_N, alpha=step.decay)
 
 
 def _fused_momentum(mu: float, alpha: float, decay: float, w_N: Tensor, g_N: Tensor, v_N: Tensor) -> None:

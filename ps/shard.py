@@ -170,7 +170,7 @@ class Shard:
         out: Outbox = []
         outcome, staleness = Outcome.NONE, None
         if push := message.push:
-            outcome, rate, staleness = self._apply(push)
+            outcome, rate, staleness = self._apply(push, message.weights_N)
             record = PushHandled(
                 now, message.worker, message.number, push.lease, push.attempt, push.samples, push.read, outcome, rate,
                 -1 if staleness is None else staleness, self.version, message.weights_N is not None,
@@ -180,7 +180,7 @@ class Shard:
             out.append((JOURNAL, PullHandled(now, message.worker, message.number, self.version)))
         if outcome is Outcome.APPLIED and self._sample_every and self.version % self._sample_every == 0:
             out += self._sample(now)
-        if message.weights_N is not None:
+        if message.weights_N is not None and outcome is not Outcome.APPLIED:
             message.weights_N.copy_(self._w_N)
         reading = Reading(self.incarnation, self.version)
         out.append((asker, Exchanged(message.number, self.index, outcome, reading, self.samples, staleness)))
@@ -225,7 +225,8 @@ class Shard:
             return Refusal.NOT_FINITE, f"gradient of lease {push.lease} holds NaN or infinity"
         return None
 
-    def _apply(self, push: Push) -> tuple[Outcome, float, int | None]:
+    def _apply(self, push: Push, out_N: Tensor | None) -> tuple[Outcome, float, int | None]:
+        """Apply a push and copy the result out, unless its lease has been applied. Returns outcome, rate, staleness."""
         if not self.applied.add(push.lease):
             self.duplicates += 1
             return Outcome.DUPLICATE, 0.0, None
@@ -235,8 +236,9 @@ class Shard:
         self.samples += push.samples
         self.staleness[staleness] += 1
         update(
-            self._rule, self._segments, rate, self._weight_decay, self.version, self._w_N, push.gradient_N, self._slots
-        )
+            self._rule, self._segments, rate, self._weight_decay, self.version,
+            self._w_N, push.gradient_N, self._slots, out_N,
+        )  # fmt: skip
         return Outcome.APPLIED, rate, staleness
 
     def _sample(self, now: float) -> Outbox:

@@ -206,6 +206,20 @@ def test_an_update_stays_inside_its_segments() -> None:
     assert torch.equal(v_N, expected_N)
 
 
+@pytest.mark.parametrize("rule", ALL, ids=repr)
+def test_the_gradient_is_left_alone_and_the_copy_is_what_the_shard_holds(rule: Rule) -> None:
+    n = 300_007  # more than two blocks, ragged
+    segments = (Segment(0, n - 1013, 1.0, 1.0), Segment(n - 1013, n, 2.0, 0.0))
+    w_N, out_N = start(n), torch.full((n,), math.nan)
+    slots = zeros(rule, w_N)
+    for number, g_N in enumerate(gradients(n, steps=2), start=1):
+        before_N = g_N.clone()
+        update(rule, segments, RATE, 0.01, number, w_N, g_N, slots, out_N)
+        assert torch.equal(g_N, before_N)
+        assert torch.equal(out_N, w_N)
+    assert not torch.equal(w_N, start(n))
+
+
 # --- converges on a quadratic ----------------------------------------------------------------------------------------
 
 
