@@ -37,7 +37,17 @@ class Computation(Protocol):
     """What a compute turn comes with: a model of its own."""
 
     def __call__(self, lease: Lease, weights_N: Tensor, gradient_N: Tensor) -> tuple[Gradient, float]:
-        """The gradient, written to gradient_N, and the seconds that went into decoding the batch."""
+        """The gradient, written to gradient_N, and the seconds that went into waiting for the batch."""
+
+
+class Reading(Protocol):
+    """What reads batches while their workers wait for a compute turn."""
+
+    def granted(self, worker: int, lease: Lease) -> None:
+        """A worker has this lease; its computation will ask for the batch."""
+
+    def close(self) -> None:
+        """No batch is asked for any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,7 @@ class WorkerHost:
         program: Makes the worker program of one worker: (worker, weights_N) -> Program.
         elements: N.
         computations: One for each compute turn that may be taken at once.
+        reading: Told of every lease before its worker queues for a turn; closed here.
         connections: The actors.
         journal: The host's journal; written and closed here.
     """
@@ -77,6 +88,7 @@ class WorkerHost:
         program: Callable[[int, Tensor], Program],
         elements: int,
         computations: Sequence[Computation],
+        reading: Reading,
         connections: Connections,
         journal: JournalWriter,
     ) -> None:
@@ -84,6 +96,7 @@ class WorkerHost:
         self._program = program
         self._elements = elements
         self._turns = Turns(computations)
+        self.reading = reading
         # More buffers than turns: a turn goes on while earlier gradients are still on their way to the shards.
         self._buffers = Turns([torch.empty(elements) for _ in range(2 * len(computations) + 1)])
         self._journal = journal
@@ -106,6 +119,7 @@ class WorkerHost:
             thread.start()
         for thread in threads:
             thread.join()
+        self.reading.close()
         for peer in self._peers.values():
             self._loop.run(peer.close())
         self._loop.close()
@@ -226,6 +240,7 @@ class _Driver:
         return answers
 
     def _compute(self, effect: Compute) -> Gradient:
+        self._host.reading.granted(self._worker, effect.lease)
         asked = time.monotonic()
         computation = self._host.take_turn()
         try:

@@ -23,8 +23,8 @@ from ps.wire.server import Gate, MachineServer
 from workers.program import Gradient, one_gradient
 
 if TYPE_CHECKING:
-    from workers.batches import Batches
     from workers.gradient import GradientFunction
+    from workers.readahead import ReadAhead
 
 TICK_SECONDS = 1.0
 
@@ -70,22 +70,25 @@ def worker_host(
     from workers.datasets import load
     from workers.gradient import GradientFunction
     from workers.models import build
+    from workers.readahead import ReadAhead
 
     torch.set_num_threads(spec.cluster.threads)
     dataset = load(spec.data, "train")
     augmentation = training_augmentation(dataset.name, dataset.image_shape)
     batches = Batches(dataset, spec.plan, augmentation, spec.data.bad_images)
+    reading = ReadAhead(spec.plan, batches.batch, turns)
     computations: list[Computation] = []
     for _ in range(turns):
         model = build(spec.model.name, len(dataset.classes), *dataset.image_shape[:2])
         function = GradientFunction(model, spec.layout, spec.plan.seed, spec.model.precision, spec.model.clip_norm)
-        computations.append(LeaseComputation(batches, function))
+        computations.append(LeaseComputation(reading, function))
     bounds = spec.bounds
     return WorkerHost(
         workers,
         lambda worker, weights_N: one_gradient(worker, bounds, weights_N),
         spec.layout.size,
         computations,
+        reading,
         Connections(targets, spec.token),
         host_journal(spec.journal, spec.run, host),
     )
@@ -99,16 +102,16 @@ def default_turns(spec: RunSpec) -> int:
 class LeaseComputation:
     """A lease's batch, then its gradient: what a compute turn does."""
 
-    def __init__(self, batches: Batches, function: GradientFunction) -> None:
-        self._batches = batches
+    def __init__(self, reading: ReadAhead, function: GradientFunction) -> None:
+        self._reading = reading
         self._function = function
 
     def __call__(self, lease: Lease, weights_N: Tensor, gradient_N: Tensor) -> tuple[Gradient, float]:
         began = time.monotonic()
-        batch = self._batches.batch(lease)
-        decode_seconds = time.monotonic() - began
+        batch = self._reading.batch(lease)
+        waited_seconds = time.monotonic() - began
         losses = self._function.compute(weights_N, lease, batch.images_BCHW, batch.labels_B, gradient_N)
-        return Gradient(losses.main, losses.errors, batch.skipped, losses.finite, gradient_N), decode_seconds
+        return Gradient(losses.main, losses.errors, batch.skipped, losses.finite, gradient_N), waited_seconds
 
 
 def _journal(spec: RunSpec, actor: Address) -> JournalWriter:
