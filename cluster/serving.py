@@ -71,11 +71,13 @@ def worker_host(
     from workers.gradient import GradientFunction
     from workers.models import build
     from workers.readahead import ReadAhead
+    from workers.unreadable import UnreadableList
 
     torch.set_num_threads(spec.cluster.threads)
     dataset = load(spec.data, "train")
     augmentation = training_augmentation(dataset.name, dataset.image_shape)
-    batches = Batches(dataset, spec.plan, augmentation, spec.data.bad_images)
+    unreadable = UnreadableList(spec.unreadable)
+    batches = Batches(dataset, spec.plan, augmentation, spec.data.bad_images, unreadable.add)
     reading = ReadAhead(spec.plan, batches.batch, turns)
     computations: list[Computation] = []
     for _ in range(turns):
@@ -100,7 +102,11 @@ def default_turns(spec: RunSpec) -> int:
 
 
 class LeaseComputation:
-    """A lease's batch, then its gradient: what a compute turn does."""
+    """A lease's batch, then its gradient: what a compute turn does.
+
+    A lease of which no example can be read has the gradient 0: it is applied like any other, so that it is done, and
+    counts for no loss.
+    """
 
     def __init__(self, reading: ReadAhead, function: GradientFunction) -> None:
         self._reading = reading
@@ -110,6 +116,9 @@ class LeaseComputation:
         began = time.monotonic()
         batch = self._reading.batch(lease)
         waited_seconds = time.monotonic() - began
+        if not len(batch.labels_B):
+            gradient_N.zero_()
+            return Gradient(0.0, 0, batch.skipped, True, gradient_N), waited_seconds
         losses = self._function.compute(weights_N, lease, batch.images_BCHW, batch.labels_B, gradient_N)
         return Gradient(losses.main, losses.errors, batch.skipped, losses.finite, gradient_N), waited_seconds
 

@@ -81,3 +81,8 @@ class RunSpec:
     @property
     def journal(self) -> Path:
         return self.folder / "journal"
+
+    @property
+    def unreadable(self) -> Path:
+        """File that names the examples that could not be read, if there are any."""
+        return self.folder / "unreadable.txt"

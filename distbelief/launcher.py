@@ -273,11 +273,14 @@ def _results(folder: Path, summary: dict[str, Any]) -> list[tuple[str, str]]:
         error = f"{percent(average['top1_error'])} of {average['examples']:,} test images (average)"
     speed = f"{summary['images_per_second']:,.0f} images/s"
     again = f"{leases['reissued']} granted again, {leases['outstanding']} unfinished"
+    skipped = summary["skipped_examples"]
+    named = os.path.relpath(folder / "unreadable.txt")
     return [
         ("ended by", summary["stopped_by"]),
         ("top-1 error", error),
         ("updates", f"{summary['updates']:,} in {summary['seconds']:.1f} s, {speed}"),
         ("staleness", f"mean {staleness['mean']:.1f}, p95 {staleness['p95']}, max {staleness['max']}"),
         ("leases", f"{leases['applied']:,} applied once each, {again}"),
+        *([("unreadable", f"{skipped:,} examples skipped, named in {named}")] if skipped else []),
         ("weights", os.path.relpath(folder / "average.safetensors")),
     ]

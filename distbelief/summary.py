@@ -62,7 +62,7 @@ class Account:
                 self.reissued += record.attempt > 0
                 self.granted.add(record.lease)
             case LeaseFinished():
-                self.losses.append((record.loss, record.samples))
+                self.losses.append((record.loss, record.samples - record.skipped))
                 self.skipped_examples += record.skipped
             case WorkerTimed():
                 for name in ("lease", "turn", "decode", "compute", "exchange"):
@@ -141,8 +141,8 @@ def _staleness(histogram: Counter[int]) -> dict[str, Any]:
 
 
 def _last_epoch(losses: list[tuple[float, int]], leases_per_epoch: int) -> float | None:
-    """Mean main loss per example over the last epoch's worth of leases whose loss is known."""
-    known = [(loss, count) for loss, count in losses if math.isfinite(loss)][-leases_per_epoch:]
+    """Mean main loss per example over the last epoch's worth of leases whose loss is known and which had examples."""
+    known = [(loss, count) for loss, count in losses if math.isfinite(loss) and count][-leases_per_epoch:]
     return sum(loss * count for loss, count in known) / sum(count for _, count in known) if known else None
 
 

@@ -238,7 +238,7 @@ class Ledger:
         lease = self._plan.lease(done.lease, done.attempt, 0.0)
         self._samples += lease.count
         self._skipped += done.skipped
-        self._losses.append((done.loss, lease.count, done.errors))
+        self._losses.append((done.loss, lease.count - done.skipped, done.errors))
         record = LeaseFinished(now, worker, done.lease, done.attempt, lease.count, done.loss, done.errors, done.skipped)
         out.append((JOURNAL, record))
 

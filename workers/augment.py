@@ -5,14 +5,15 @@ nothing else, so the same images and the same stream give the same bytes in any 
 parameters of a batch are drawn first, equally many per image; then the pixels are moved.
 
 Pixels stay uint8 and are moved by whole numbers only (copies, or bilinear weights in units of 1/256), so they do not
-depend on a processor's vector instructions. `RandomPatch` and `CentreCrop` leave resizing to Pillow, which does so too.
+depend on a processor's vector instructions. `CentreCrop`, and the patches of photographs (see `workers.patches`),
+leave resizing to Pillow, which does so too.
 
-Shape suffixes: B = images of a batch, H = height, W = width, C = channels, T = trials of one draw.
+Shape suffixes: B = images of a batch, H = height, W = width, C = channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,11 +22,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from ps.errors import BadInput
+from workers.patches import Box, Generator, RandomPatch, UInt8
 
-Generator = np.random.Generator  # noqa: TID251 -- the type; whoever draws was given one
-UInt8 = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
-Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 ONE = 1 << 16  # one pixel in fixed point
 
@@ -33,11 +32,12 @@ ONE = 1 << 16  # one pixel in fixed point
 class Augmentation(Protocol):
     """What turns the images of a batch into equally large ones."""
 
-    def __call__(self, images: Sequence[UInt8], generator: Generator) -> UInt8:
+    def __call__(self, images: Iterable[UInt8], count: int, generator: Generator) -> UInt8:
         """Transform a batch.
 
         Args:
-            images: uint8 HxWxC each; never written to.
+            images: uint8 HxWxC each; never written to. Large ones are best given one after the other, by an iterator.
+            count: Images to draw parameters for; there may be fewer of them, but at least one.
             generator: The stream that every parameter is drawn from.
 
         Returns:
@@ -50,7 +50,7 @@ class Augmentation(Protocol):
 class Identity:
     """The images as they are; they must be equally large."""
 
-    def __call__(self, images: Sequence[UInt8], generator: Generator) -> UInt8:
+    def __call__(self, images: Iterable[UInt8], count: int, generator: Generator) -> UInt8:
         return _stack(images)
 
 
@@ -65,17 +65,17 @@ class ShiftAndMirror:
 
     pixels: int
 
-    def __call__(self, images: Sequence[UInt8], generator: Generator) -> UInt8:
+    def __call__(self, images: Iterable[UInt8], count: int, generator: Generator) -> UInt8:
         images_BHWC = _stack(images)
         _, height, width, _ = images_BHWC.shape
-        corners_B2 = generator.integers(0, 2 * self.pixels + 1, (len(images), 2)).tolist()
-        mirrored_B = generator.integers(0, 2, len(images)).tolist()
+        corners_B2 = generator.integers(0, 2 * self.pixels + 1, (count, 2)).tolist()
+        mirrored_B = generator.integers(0, 2, count).tolist()
         margin = (self.pixels, self.pixels)
         padded_BHWC: UInt8 = np.pad(images_BHWC, ((0, 0), margin, margin, (0, 0)))
         out_BHWC = np.empty_like(images_BHWC)
-        for b, ((top, left), mirrored) in enumerate(zip(corners_B2, mirrored_B, strict=True)):
-            patch = padded_BHWC[b, top : top + height, left : left + width]
-            out_BHWC[b] = patch[:, ::-1] if mirrored else patch
+        for padded, out, (top, left), mirrored in zip(padded_BHWC, out_BHWC, corners_B2, mirrored_B, strict=False):
+            patch = padded[top : top + height, left : left + width]
+            out[:] = patch[:, ::-1] if mirrored else patch
         return out_BHWC
 
 
@@ -95,10 +95,10 @@ class Jitter:
     scale: float
     shift: float
 
-    def __call__(self, images: Sequence[UInt8], generator: Generator) -> UInt8:
+    def __call__(self, images: Iterable[UInt8], count: int, generator: Generator) -> UInt8:
         images_BHWC = _stack(images)
-        count, height, width, _ = images_BHWC.shape
-        draws_4B = generator.uniform(-1.0, 1.0, (4, count))
+        _, height, width, _ = images_BHWC.shape
+        draws_4B = generator.uniform(-1.0, 1.0, (4, count))[:, : len(images_BHWC)]
         angle_B = draws_4B[0] * np.deg2rad(self.degrees)
         zoom_B = np.exp(draws_4B[1] * np.log1p(self.scale))
         cos_B, sin_B = _fixed(np.cos(angle_B) / zoom_B), _fixed(np.sin(angle_B) / zoom_B)
@@ -112,51 +112,6 @@ class Jitter:
 
 
 @dataclass(frozen=True, slots=True)
-class RandomPatch:
-    """A patch of random area, shape and place, resized to size x size (bilinear), mirrored half of the time.
-
-    Area is uniform in `smallest`..1 of the image, the logarithm of its aspect ratio in -log(aspect)..log(aspect). Of
-    ten draws the first that fits the image is taken, or else the largest patch that fits at a permitted aspect ratio.
-    The place is uniform. Photometric distortions are no part of this.
-
-    Source: Szegedy et al. 2014, section 6 (8% to 100%, 3/4 to 4/3); log-uniform, and what ends the draws, are ours.
-    """
-
-    size: int
-    smallest: float = 0.08
-    aspect: float = 4 / 3
-
-    def __call__(self, images: Sequence[UInt8], generator: Generator) -> UInt8:
-        area_BT = generator.uniform(self.smallest, 1.0, (len(images), 10))
-        aspect_BT = np.exp(generator.uniform(-np.log(self.aspect), np.log(self.aspect), (len(images), 10)))
-        place_B2 = generator.uniform(0.0, 1.0, (len(images), 2)).tolist()
-        mirrored_B = generator.integers(0, 2, len(images)).tolist()
-        patches = []
-        for image, area_T, aspect_T, place, mirrored in zip(
-            images, area_BT, aspect_BT, place_B2, mirrored_B, strict=True
-        ):
-            patch = _resized(image, self.size, self.size, self._box(image, area_T, aspect_T, place))
-            patches.append(patch[:, ::-1] if mirrored else patch)
-        return _stack(patches)
-
-    def _box(
-        self, image: UInt8, area_T: npt.NDArray[np.float64], aspect_T: npt.NDArray[np.float64], place: Sequence[float]
-    ) -> Box:
-        height, width, _ = image.shape
-        widths_T = np.rint(np.sqrt(area_T * (height * width) * aspect_T))
-        heights_T = np.rint(np.sqrt(area_T * (height * width) / aspect_T))
-        fits_T = (widths_T >= 1) & (widths_T <= width) & (heights_T >= 1) & (heights_T <= height)
-        if fits_T.any():
-            first = int(fits_T.argmax())
-            patch_width, patch_height = int(widths_T[first]), int(heights_T[first])
-        else:
-            patch_width = min(width, max(1, round(height * self.aspect)))
-            patch_height = min(height, max(1, round(width * self.aspect)))
-        top, left = int(place[0] * (height - patch_height + 1)), int(place[1] * (width - patch_width + 1))
-        return left, top, left + patch_width, top + patch_height
-
-
-@dataclass(frozen=True, slots=True)
 class CentreCrop:
     """The shorter side resized to `shorter` (bilinear), then the central size x size. Draws nothing.
 
@@ -166,7 +121,7 @@ class CentreCrop:
     size: int
     shorter: int
 
-    def __call__(self, images: Sequence[UInt8], generator: Generator) -> UInt8:
+    def __call__(self, images: Iterable[UInt8], count: int, generator: Generator) -> UInt8:
         return _stack([self._crop(image) for image in images])
 
     def _crop(self, image: UInt8) -> UInt8:
@@ -213,7 +168,8 @@ def evaluation_view(name: str, image_shape: tuple[int, int, int]) -> Augmentatio
     return Identity()
 
 
-def _stack(images: Sequence[UInt8]) -> UInt8:
+def _stack(images: Iterable[UInt8]) -> UInt8:
+    images = list(images)
     shapes = sorted({image.shape for image in images})
     if len(shapes) != 1:
         raise BadInput(

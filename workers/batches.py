@@ -9,9 +9,10 @@ Shape suffixes: B = examples in the batch, C = channels, H = height, W = width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 import torch
@@ -21,9 +22,9 @@ from ps.errors import BadInput
 from ps.leases import LeasePlan
 from ps.messages import Lease
 from ps.streams import numpy_stream
-from workers.augment import Augmentation, Generator, evaluation_view
+from workers.augment import Augmentation, evaluation_view
 from workers.decode import BadImage
-from workers.images import Dataset, Example
+from workers.images import Dataset, Example, UInt8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Batch:
     Attributes:
         images_BCHW: float32, contiguous, mean subtracted and scaled to about unit range; owned by whoever asked.
         labels_B: int64.
-        skipped: Examples left out because they cannot be read; B and this add up to the examples asked for.
+        skipped: Examples left out because they cannot be read; B, which may be 0, and this add up to the examples
+            asked for.
     """
 
     images_BCHW: Tensor
@@ -44,7 +46,14 @@ class Batch:
 class Batches:
     """The batches of a run, by lease. Safe to ask from many threads at once."""
 
-    def __init__(self, dataset: Dataset, plan: LeasePlan, augmentation: Augmentation, on_bad: str = "skip") -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        plan: LeasePlan,
+        augmentation: Augmentation,
+        on_bad: str = "skip",
+        report: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Bind data, plan and augmentation.
 
         Args:
@@ -52,6 +61,7 @@ class Batches:
             plan: Which examples each lease names, and the run's seed.
             augmentation: What the images go through.
             on_bad: What an unreadable example does: "skip" leaves it out and counts it, "fail" raises its BadImage.
+            report: Told, of each example left out, which it is and why; from any thread, every time that it is read.
 
         Raises:
             BadInput: Plan and data set have different lengths, or `on_bad` is neither.
@@ -66,31 +76,37 @@ class Batches:
         self._plan = plan
         self._augmentation = augmentation
         self._on_bad = on_bad
+        self._report = report
         self._order = lru_cache(maxsize=2)(plan.order)  # leases of two epochs are in work around an epoch's end
 
     def batch(self, lease: Lease) -> Batch:
-        """The batch that a lease names.
+        """The batch that a lease names. It is empty if none of the lease's examples can be read.
 
         Raises:
             BadImage: An example cannot be read and `on_bad` is "fail".
-            BadInput: None of the lease's examples can be read.
         """
-        indices = self._order(lease.epoch)[lease.first : lease.first + lease.count].tolist()
-        examples: list[Example] = []
+        labels: list[int] = []
+        # One decoded picture at a time: a batch of large ones would not fit into memory.
+        images = self._images(self._order(lease.epoch)[lease.first : lease.first + lease.count].tolist(), labels)
+        channels, height, width = self._dataset.image_shape
+        pixels_BHWC = np.empty((0, height, width, channels), np.uint8)
+        if (first := next(images, None)) is not None:
+            generator = numpy_stream(self._plan.seed, f"lease/{lease.id}/augment")
+            pixels_BHWC = self._augmentation(chain([first], images), lease.count, generator)
+        return _assemble(self._dataset, pixels_BHWC, labels, lease.count - len(labels))
+
+    def _images(self, indices: Sequence[int], labels: list[int]) -> Iterator[UInt8]:
+        """The readable images of these examples, one after the other; their labels are added to `labels`."""
         for index in indices:
             try:
-                examples.append(self._dataset.read(index))
+                example = self._dataset.read(index)
             except BadImage as error:
                 if self._on_bad == "fail":
                     raise
-                unreadable = error
-        if not examples:
-            raise BadInput(
-                f"lease {lease.id}: got {lease.count} unreadable examples of {lease.count}, expected a readable one; "
-                f"the last: {unreadable}"
-            )
-        generator = numpy_stream(self._plan.seed, f"lease/{lease.id}/augment")
-        return _assemble(self._dataset, examples, self._augmentation, generator, len(indices) - len(examples))
+                self._report(str(error))
+                continue
+            labels.append(example.label)
+            yield example.image
 
 
 def evaluation_batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
@@ -101,8 +117,6 @@ def evaluation_batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
     Raises:
         BadInput: Nothing in the data set can be read.
     """
-    view = evaluation_view(dataset.name, dataset.image_shape)
-    nothing = numpy_stream(0, "evaluation")  # the views draw nothing
     examples: list[Example] = []
     skipped = 0
     for index in range(len(dataset)):
@@ -112,20 +126,24 @@ def evaluation_batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
             skipped += 1
             continue
         if len(examples) == batch_size:
-            yield _assemble(dataset, examples, view, nothing, skipped)
+            yield _evaluated(dataset, examples, skipped)
             examples, skipped = [], 0
         examples.append(example)
     if not examples:
         raise BadInput(
             f"{dataset.name}: got {skipped} unreadable examples of {len(dataset)}, expected readable ones to evaluate"
         )
-    yield _assemble(dataset, examples, view, nothing, skipped)
+    yield _evaluated(dataset, examples, skipped)
 
 
-def _assemble(
-    dataset: Dataset, examples: Sequence[Example], view: Augmentation, generator: Generator, skipped: int
-) -> Batch:
-    pixels_BHWC = view([example.image for example in examples], generator)
+def _evaluated(dataset: Dataset, examples: Sequence[Example], skipped: int) -> Batch:
+    view = evaluation_view(dataset.name, dataset.image_shape)
+    nothing = numpy_stream(0, "evaluation")  # the views draw nothing
+    pixels_BHWC = view([example.image for example in examples], len(examples), nothing)
+    return _assemble(dataset, pixels_BHWC, [example.label for example in examples], skipped)
+
+
+def _assemble(dataset: Dataset, pixels_BHWC: UInt8, labels: Sequence[int], skipped: int) -> Batch:
     count, height, width, channels = pixels_BHWC.shape
     if (channels, height, width) != dataset.image_shape:
         raise BadInput(
@@ -135,5 +153,5 @@ def _assemble(
     images_BCHW = np.empty((count, channels, height, width), np.float32)
     np.subtract(pixels_BHWC.transpose(0, 3, 1, 2), dataset.mean_C[:, None, None], out=images_BCHW)
     images_BCHW *= np.float32(dataset.scale)
-    labels_B = np.array([example.label for example in examples], np.int64)
+    labels_B = np.array(labels, np.int64)
     return Batch(torch.from_numpy(images_BCHW), torch.from_numpy(labels_B), skipped)

@@ -6,6 +6,8 @@ JPEG, PNG, WebP and BMP through Pillow, always to 8 bits, upright (EXIF orientat
     CMYK                   Pillow's conversion, Adobe's inverted form included
     transparency           dropped: the colour beneath is kept, as torchvision's loader does
 
+Memory: what Pillow allows, 179 million pixels, before a JPEG is reduced; a larger picture counts as unreadable.
+
 Shape suffixes: H = height, W = width, C = channels (red, green, blue).
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +61,10 @@ def decode(data: bytes, where: str) -> UInt8:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.format == "JPEG":
                 _reduce(image)
-            pixels = np.asarray(_rgb(ImageOps.exif_transpose(image)))
+            image.load()
+            with suppress(*DECODE_ERRORS):  # a damaged EXIF block says nothing, and the picture is whole
+                ImageOps.exif_transpose(image, in_place=True)
+            pixels = np.asarray(_rgb(image))
     except DECODE_ERRORS as error:
         raise BadImage(
             f"{where}: got {len(data):,} bytes that do not decode ({type(error).__name__}: {error}), "
@@ -81,4 +87,4 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(np.clip(brightness_HW, 0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

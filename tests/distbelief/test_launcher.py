@@ -326,6 +326,7 @@ def test_the_last_lines_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "staleness": {"mean": 30.94, "p95": 38, "max": 61},
         "leases": {"applied": 1234, "reissued": 2, "outstanding": 7},
         "evaluation": {"average": {"top1_error": None, "examples": 0}},
+        "skipped_examples": 0,
     }  # fmt: skip
     lines = dict(launcher._results(tmp_path / "runs" / "a", summary))
     assert lines == {
@@ -337,7 +338,10 @@ def test_the_last_lines_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "weights": "runs/a/average.safetensors",
     }
     summary["evaluation"]["average"] = {"top1_error": 0.0278, "examples": 1360}
-    assert dict(launcher._results(tmp_path, summary))["top-1 error"] == "2.78 % of 1,360 test images (average)"
+    summary["skipped_examples"] = 2150
+    lines = dict(launcher._results(tmp_path, summary))
+    assert lines["top-1 error"] == "2.78 % of 1,360 test images (average)"
+    assert lines["unreadable"] == "2,150 examples skipped, named in unreadable.txt"
 
 
 def test_the_facts_that_a_person_sees_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from ps.leases import LeasePlan
 from workers.augment import Identity, training_augmentation
 from workers.batches import Batch, Batches, evaluation_batches
 from workers.datasets import KNOWN, BadImage, Dataset, DataSettings, Example, load
-from workers.images import ArrayImages
+from workers.images import ArrayImages, UInt8
+from workers.patches import Generator, RandomPatch
 
 PLAN = LeasePlan(examples=1437, batch_size=32, epochs=3, seed=5)
 
@@ -143,12 +145,44 @@ def test_unreadable_examples_may_end_the_run_instead() -> None:
         Batches(damaged(4, 2), plan, Identity(), on_bad="fail").batch(plan.lease(0, 0, 0.0))
 
 
-def test_a_batch_of_nothing_is_an_error() -> None:
+def test_a_lease_of_which_nothing_can_be_read_is_an_empty_batch() -> None:
     plan = LeasePlan(examples=3, batch_size=3, epochs=1, seed=0)
-    with pytest.raises(
-        BadInput, match=r"lease 0: got 3 unreadable examples of 3, expected a readable one; the last: exam"
-    ):
-        Batches(damaged(3, 0, 1, 2), plan, Identity()).batch(plan.lease(0, 0, 0.0))
+    batch = Batches(damaged(3, 0, 1, 2), plan, Identity()).batch(plan.lease(0, 0, 0.0))
+    assert batch.images_BCHW.shape == (0, 1, 16, 16)
+    assert batch.labels_B.shape == (0,)
+    assert batch.skipped == 3
+
+
+def test_each_example_left_out_is_reported() -> None:
+    plan = LeasePlan(examples=20, batch_size=10, epochs=1, seed=0)
+    told: list[str] = []
+    batches = Batches(damaged(20, 3, 11), plan, Identity(), report=told.append)
+    for id in range(2):
+        batches.batch(plan.lease(id, 0, 0.0))
+    assert sorted(told) == [f"example-{index}.jpg: got nothing, expected an image" for index in (11, 3)]
+
+
+def test_pictures_are_decoded_one_at_a_time() -> None:
+    """The augmentation has done with one before the next is read, so that large ones need not all fit into memory."""
+    order: list[str] = []
+
+    class Noting(Damaged):
+        def read(self, index: int) -> Example:
+            order.append("read")
+            return super().read(index)
+
+    class Whole:
+        def __call__(self, images: Iterable[UInt8], count: int, generator: Generator) -> UInt8:
+            out = []
+            for image in images:
+                order.append("used")
+                out.append(image)
+            return np.stack(out)
+
+    plan = LeasePlan(examples=3, batch_size=3, epochs=1, seed=0)
+    dataset: Dataset = Noting(numbered(3), frozenset())  # type: ignore[assignment]
+    Batches(dataset, plan, Whole()).batch(plan.lease(0, 0, 0.0))
+    assert order == ["read", "used"] * 3
 
 
 # --- wrong from the start ---------------------------------------------------------------------------------------------
@@ -196,7 +230,7 @@ def test_folders_are_cropped_for_training_and_evaluation(tmp_path: Path) -> None
             Image.new("RGB", size, (123, 117, 104)).save(tmp_path / split / "ant" / f"{number}.png")
     train, test = (load(DataSettings("imagefolder", str(tmp_path)), split) for split in ("train", "test"))  # type: ignore[arg-type]
     plan = LeasePlan(examples=3, batch_size=3, epochs=1, seed=0)
-    batches = Batches(train, plan, training_augmentation(train.name, train.image_shape))
+    batches = Batches(train, plan, RandomPatch(train.image_shape[1], strength=0.0, lighting=0.0))
     for batch in (batches.batch(plan.lease(0, 0, 0.0)), *evaluation_batches(test, 4)):
         assert batch.images_BCHW.shape == (3, 3, 224, 224)
         assert not batch.images_BCHW.any()  # all pixels are the mean: red, green and blue are where they belong
