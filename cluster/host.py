@@ -20,6 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cluster.machines import Computation
 from cluster.turns import Turns, TurnsClosed
 from ps.errors import PeerLost
 from ps.journal import Record, WorkerTimed
@@ -31,13 +32,6 @@ from workers.program import Answer, Ask, Compute, Effect, Gradient, Note, Progra
 EXCHANGE_SECONDS = 120.0  # deadline of one call; the same call is made again after it
 PATIENCE_SECONDS = 30.0  # how long an actor may be out of reach before its workers give up
 RETRY_SECONDS = 0.25
-
-
-class Computation(Protocol):
-    """What a compute turn comes with: a model of its own."""
-
-    def __call__(self, lease: Lease, weights_N: Tensor, gradient_N: Tensor) -> tuple[Gradient, float]:
-        """The gradient, written to gradient_N, and the seconds that went into waiting for the batch."""
 
 
 class Reading(Protocol):
