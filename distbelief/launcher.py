@@ -21,18 +21,15 @@ from cluster.local import private_ray
 from cluster.spec import RunSpec
 from distbelief import memory, rundir
 from distbelief.config import Config, assignments
+from distbelief.draft import anchored, draft, facts_of
 from distbelief.interrupts import AT_ONCE, Interrupts
 from distbelief.progress import View, percent, view_for
 from distbelief.summary import Outcomes, summarise
 from distbelief.watch import ORDERLY_SECONDS, Watch
 from ps.errors import RunFailed
-from ps.layout import Layout
-from ps.leases import LeasePlan
 from ps.ledger import Ending
 from workers.datasets import load
 from workers.evaluation import Evaluation, Evaluator
-from workers.inception import initialise
-from workers.models import build
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,61 +92,15 @@ def launch(config: Config, view: View | None = None, started: float | None = Non
 
 def prepare(config: Config) -> Prepared:
     """Open the data, build the model, check the memory, make the run directory. Raises BadInput."""
-    config = _anchored(config)
-    dataset = load(config.data, "train")
+    config = anchored(config)
+    drafted = draft(config)
     load(config.data, "test")
-    channels, side, _ = dataset.image_shape
-    network = build(config.model.name, len(dataset.classes), channels, side)
-    layout = Layout.of(
-        network.named_parameters(),
-        config.cluster.shards,
-        config.rule.bias_rate_multiplier,
-        config.rule.bias_decay_multiplier,
-    )
-    weights_N = torch.empty(layout.size)
-    if config.run.init_from:
-        weights_N = rundir.read_weights(Path(config.run.init_from), layout)
-    else:
-        initialise(network, config.run.seed)
-        layout.flatten({name: p.detach() for name, p in network.named_parameters()}, weights_N)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    spec = RunSpec(
-        run=f"{stamp}-{secrets.token_hex(4)}",
-        folder=Path(),
-        token=secrets.token_hex(32),
-        plan=LeasePlan(len(dataset), config.run.batch_size, config.run.epochs, config.run.seed),
-        layout=layout,
-        model=config.model,
-        data=config.data,
-        rule=config.rule,
-        schedule=config.schedule,
-        average=config.average,
-        ledger=config.ledger,
-        cluster=config.cluster,
-    )
+    spec = replace(drafted.spec, run=f"{stamp}-{secrets.token_hex(4)}", token=secrets.token_hex(32))
     if config.cluster.address == "local":
         memory.check(spec, serving.default_turns(spec))
-    facts = {
-        "workers": config.cluster.workers,
-        "shards": config.cluster.shards,
-        "model": config.model.name,
-        "parameters": layout.size,
-        "seed": config.run.seed,
-        "preset": config.run.preset,
-        "data": config.data.name,
-        "data_fingerprint": dataset.fingerprint(),
-    }
-    return Prepared(replace(spec, folder=rundir.create(config, stamp)), weights_N, facts)
-
-
-def _anchored(config: Config) -> Config:
-    """The same with absolute paths: whoever else reads them, now or from config.toml, may stand elsewhere."""
-    run = replace(config.run, folder=_absolute(config.run.folder), init_from=_absolute(config.run.init_from))
-    return replace(config, run=run, data=replace(config.data, root=_absolute(config.data.root)))
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path)) if path else ""
+    facts = facts_of(config, drafted)
+    return Prepared(replace(spec, folder=rundir.create(config, stamp)), drafted.weights_N, facts)
 
 
 def _facts(config: Config, prepared: Prepared) -> list[tuple[str, str]]:

@@ -1,0 +1,101 @@
+"""Draft: what a configuration means, before anything is started: data, model, layout, plan and initial weights.
+
+Launch, simulate and replay read a configuration here and nowhere else, so that the same one means the same run.
+
+Shape suffix: N = parameters of the model.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cluster.spec import RunSpec
+from distbelief import rundir
+from ps.layout import Layout
+from ps.leases import LeasePlan
+from workers.datasets import Dataset, load
+from workers.inception import initialise
+from workers.models import build
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distbelief.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A run as its configuration describes it.
+
+    Attributes:
+        spec: Without run id, folder and token, which no configuration names.
+        weights_N: Initial weights, float32.
+        dataset: The training set.
+    """
+
+    spec: RunSpec
+    weights_N: Tensor
+    dataset: Dataset
+
+
+def draft(config: Config) -> Draft:
+    """Open the training data, build the model, cut the layout, draw or read the initial weights. Raises BadInput."""
+    dataset = load(config.data, "train")
+    channels, side, _ = dataset.image_shape
+    network = build(config.model.name, len(dataset.classes), channels, side)
+    layout = Layout.of(
+        network.named_parameters(),
+        config.cluster.shards,
+        config.rule.bias_rate_multiplier,
+        config.rule.bias_decay_multiplier,
+    )
+    if config.run.init_from:
+        weights_N = rundir.read_weights(Path(config.run.init_from), layout)
+    else:
+        weights_N = torch.empty(layout.size)
+        initialise(network, config.run.seed)
+        layout.flatten({name: p.detach() for name, p in network.named_parameters()}, weights_N)
+    spec = RunSpec(
+        run="",
+        folder=Path(),
+        token="",
+        plan=LeasePlan(len(dataset), config.run.batch_size, config.run.epochs, config.run.seed),
+        layout=layout,
+        model=config.model,
+        data=config.data,
+        rule=config.rule,
+        schedule=config.schedule,
+        average=config.average,
+        ledger=config.ledger,
+        cluster=config.cluster,
+    )
+    return Draft(spec, weights_N, dataset)
+
+
+def facts_of(config: Config, drafted: Draft) -> dict[str, Any]:
+    """What summary.json says of a run before it has begun."""
+    return {
+        "workers": config.cluster.workers,
+        "shards": config.cluster.shards,
+        "model": config.model.name,
+        "parameters": drafted.spec.layout.size,
+        "seed": config.run.seed,
+        "preset": config.run.preset,
+        "data": config.data.name,
+        "data_fingerprint": drafted.dataset.fingerprint(),
+    }
+
+
+def anchored(config: Config) -> Config:
+    """The same with absolute paths: whoever else reads them, now or from config.toml, may stand elsewhere."""
+    run = replace(config.run, folder=_absolute(config.run.folder), init_from=_absolute(config.run.init_from))
+    return replace(config, run=run, data=replace(config.data, root=_absolute(config.data.root)))
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path)) if path else ""
