@@ -12,6 +12,8 @@ import time  # noqa: TID251 -- how long decoding took, for whoever looks after t
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+import torch
+
 from ps.averager import Averager
 from ps.ledger import Ledger
 from ps.shard import Shard
@@ -56,17 +58,19 @@ class LeaseComputation:
         return Gradient(losses.main, losses.errors, batch.skipped, losses.finite, gradient_N), waited_seconds
 
 
-def build_shard(spec: RunSpec, index: int, weights_N: Tensor) -> Shard:
-    """One shard with these initial weights, which it owns from here on."""
+def build_shard(spec: RunSpec, index: int, weights_N: Tensor | None) -> Shard:
+    """One shard with these initial weights, which it owns from here on; None: one that holds no parameter, and counts
+    all the same.
+    """
     return Shard(
         index,
         spec.layout.shards,
-        weights_N,
-        spec.layout.segments(index),
+        torch.empty(0) if weights_N is None else weights_N,
+        () if weights_N is None else spec.layout.segments(index),
         spec.rule.build(),
         spec.rule.weight_decay,
         spec.schedule.build(spec.plan.examples, spec.plan.samples),
-        spec.average.every,
+        0 if weights_N is None else spec.average.every,
     )
 
 
@@ -80,9 +84,8 @@ def build_averager(spec: RunSpec) -> Averager:
     return Averager(spec.elements, spec.average, spec.plan.leases)
 
 
-def build_program(spec: RunSpec) -> Callable[[int, Tensor], Program]:
-    """What makes one worker's program: (worker, weights_N) -> Program."""
-    bounds = spec.bounds
+def build_program(spec: RunSpec, bounds: tuple[slice, ...]) -> Callable[[int, Tensor], Program]:
+    """What makes one worker's program: (worker, weights_N) -> Program. `bounds`: of each shard in its weights_N."""
     return lambda worker, weights_N: one_gradient(worker, bounds, weights_N)
 
 

@@ -55,7 +55,7 @@ def worker_host(
     reading = ReadAhead(spec.plan, build_batches(spec, dataset, UnreadableList(spec.unreadable).add).batch, turns)
     return WorkerHost(
         workers,
-        build_program(spec),
+        build_program(spec, spec.bounds),
         spec.layout.size,
         [build_computation(spec, dataset, reading.batch) for _ in range(turns)],
         reading,

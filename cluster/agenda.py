@@ -1,0 +1,42 @@
+"""Agenda: the events of virtual time, in the order (time, priority, sequence).
+
+Two events of one time and priority happen in the order in which they were put down, so a simulation depends on nothing
+but what it was told. Source: SimPy's event queue (Müller et al.).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
+
+Action = Callable[[Any], None]
+
+URGENT, NORMAL, LATE = -1, 0, 1  # priorities; late: looks at the others' work of the same moment
+
+
+class Agenda:
+    """What will happen, and the time it is now.
+
+    Attributes:
+        now: Virtual seconds since the beginning.
+    """
+
+    __slots__ = ("_events", "_sequence", "now")
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._events: list[tuple[float, int, int, Action, Any]] = []
+        self._sequence = 0
+
+    def after(self, seconds: float, action: Action, argument: Any, priority: int = NORMAL) -> None:
+        """Let `action(argument)` happen in so many seconds, 0 or more."""
+        self._sequence += 1
+        heappush(self._events, (self.now + seconds, priority, self._sequence, action, argument))
+
+    def run(self, going: Callable[[], bool]) -> None:
+        """Let events happen, until there are none or `going()` says no."""
+        events = self._events
+        while events and going():
+            self.now, _, _, action, argument = heappop(events)
+            action(argument)
