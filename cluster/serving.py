@@ -17,6 +17,7 @@ from cluster.spec import RunSpec
 from ps.messages import AVERAGER, LEDGER, Address, Role
 from ps.wire.files import SUFFIX, JournalWriter
 from ps.wire.server import Gate, MachineServer
+from workers.arithmetic import arithmetic
 
 TICK_SECONDS = 1.0
 
@@ -26,13 +27,16 @@ def serve_shard(spec: RunSpec, index: int, weights_N: Tensor) -> MachineServer:
     torch.set_num_threads(1)
     shard = build_shard(spec, index, weights_N)
     journal = _journal(spec, Address(Role.SHARD, index))
-    journal.write([shard.opened(time.time())])
+    now = time.time()
+    journal.write([arithmetic(now, 1), shard.opened(now)])
     return MachineServer(shard, Gate(spec.token, {index: spec.elements[index]}), journal, time.time)
 
 
 def serve_ledger(spec: RunSpec) -> MachineServer:
     """The ledger, not listening yet."""
-    return MachineServer(build_ledger(spec), Gate(spec.token, {}), _journal(spec, LEDGER), time.time, TICK_SECONDS)
+    ledger, journal = build_ledger(spec), _journal(spec, LEDGER)
+    journal.write([ledger.opened(time.time())])
+    return MachineServer(ledger, Gate(spec.token, {}), journal, time.time, TICK_SECONDS)
 
 
 def serve_averager(spec: RunSpec) -> MachineServer:
@@ -53,6 +57,8 @@ def worker_host(
     torch.set_num_threads(spec.cluster.threads)
     dataset = load(spec.data, "train")
     reading = ReadAhead(spec.plan, build_batches(spec, dataset, UnreadableList(spec.unreadable).add).batch, turns)
+    journal = host_journal(spec.journal, spec.run, host)
+    journal.write([arithmetic(time.time(), spec.cluster.threads, dataset)])
     return WorkerHost(
         workers,
         build_program(spec, spec.bounds),
@@ -60,7 +66,7 @@ def worker_host(
         [build_computation(spec, dataset, reading.batch) for _ in range(turns)],
         reading,
         Connections(targets, spec.token),
-        host_journal(spec.journal, spec.run, host),
+        journal,
     )
 
 

@@ -13,7 +13,10 @@ from ps.messages import Outcome, Reading, Refusal
 
 @dataclass(frozen=True, slots=True)
 class ShardOpened:
-    """A shard began (or came back): `elements` parameters at `version`, of which `samples` examples were applied."""
+    """A shard began (or came back): `elements` parameters at `version`, of which `samples` examples were applied.
+
+    `weights_sha256`: hexadecimal, of the float32 weights, little-endian.
+    """
 
     now: float
     shard: int
@@ -22,6 +25,40 @@ class ShardOpened:
     version: int
     samples: int
     elements: int
+    weights_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerOpened:
+    """The ledger began: the plan that leases are cut from, and how many will work on it."""
+
+    now: float
+    workers: int
+    shards: int
+    examples: int
+    batch_size: int
+    epochs: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """What decides the bits that this actor computes, beside its inputs.
+
+    Attributes:
+        torch, pillow, libjpeg: Versions; the last two are empty where no image is read.
+        processor: Its instruction sets, as far as kernels are chosen by them.
+        threads: Per gradient.
+        data: Fingerprint of the training set; empty where none is read.
+    """
+
+    now: float
+    torch: str
+    pillow: str
+    libjpeg: str
+    processor: str
+    threads: int
+    data: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +219,7 @@ class WorkerTimed:
 
 
 Record = (
-    ShardOpened | PushHandled | PullHandled | ExchangeRefused | SampleSent | SampleSkipped
+    ShardOpened | LedgerOpened | Arithmetic | PushHandled | PullHandled | ExchangeRefused | SampleSent | SampleSkipped
     | LeaseGranted | LeaseFinished | LeaseFailed | LeaseReturned | LedgerStopped
     | SampleAveraged | WorkerExchanged | WorkerTimed
 )  # fmt: skip

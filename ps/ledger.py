@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from ps.errors import require
 from ps.intervals import IntervalSet
-from ps.journal import LeaseFailed, LeaseFinished, LeaseGranted, LeaseReturned, LedgerStopped
+from ps.journal import LeaseFailed, LeaseFinished, LeaseGranted, LeaseReturned, LedgerOpened, LedgerStopped
 from ps.messages import (
     JOURNAL,
     Address,
@@ -153,6 +153,11 @@ class Ledger:
         self._granted = self._reissued = self._samples = self._skipped = 0
         self._ending: Ending | None = None
         self._message = ""
+
+    def opened(self, now: float) -> LedgerOpened:
+        """The record that opens the ledger's journal."""
+        plan = self._plan
+        return LedgerOpened(now, self._expected, self._shards, plan.examples, plan.batch_size, plan.epochs, plan.seed)
 
     def status(self) -> LedgerStatus:
         recent = list(self._losses)[-RECENT_LEASES:]

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -130,7 +131,11 @@ class Shard:
 
     def opened(self, now: float) -> ShardOpened:
         """The record that opens this shard's journal."""
-        return ShardOpened(now, self.index, self.shards, self.incarnation, self.version, self.samples, self.elements)
+        weights: Any = self._w_N.numpy()
+        return ShardOpened(
+            now, self.index, self.shards, self.incarnation, self.version, self.samples, self.elements,
+            sha256(weights).hexdigest(),
+        )  # fmt: skip
 
     def status(self) -> ShardStatus:
         return ShardStatus(

@@ -2,7 +2,8 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -97,7 +98,7 @@ class Failed(_message.Message):
     attempt: int
     finite: bool
     reason: str
-    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: bool = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class NextLease(_message.Message):
     __slots__ = ("worker", "number", "finished", "failed")
@@ -195,7 +196,7 @@ class Exchange(_message.Message):
     push: Push
     pull: bool
     elements: int
-    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: bool = ..., elements: _Optional[int] = ...) -> None: ...
+    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: _Optional[bool] = ..., elements: _Optional[int] = ...) -> None: ...
 
 class Exchanged(_message.Message):
     __slots__ = ("number", "shard", "outcome", "reading", "samples", "staleness")
@@ -407,7 +408,7 @@ class Header(_message.Message):
     def __init__(self, format: _Optional[int] = ..., run: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
 
 class ShardOpened(_message.Message):
-    __slots__ = ("now", "shard", "shards", "incarnation", "version", "samples", "elements")
+    __slots__ = ("now", "shard", "shards", "incarnation", "version", "samples", "elements", "weights_sha256")
     NOW_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -415,6 +416,7 @@ class ShardOpened(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_SHA256_FIELD_NUMBER: _ClassVar[int]
     now: float
     shard: int
     shards: int
@@ -422,7 +424,44 @@ class ShardOpened(_message.Message):
     version: int
     samples: int
     elements: int
-    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., shards: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., elements: _Optional[int] = ...) -> None: ...
+    weights_sha256: str
+    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., shards: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., elements: _Optional[int] = ..., weights_sha256: _Optional[str] = ...) -> None: ...
+
+class LedgerOpened(_message.Message):
+    __slots__ = ("now", "workers", "shards", "examples", "batch_size", "epochs", "seed")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    workers: int
+    shards: int
+    examples: int
+    batch_size: int
+    epochs: int
+    seed: int
+    def __init__(self, now: _Optional[float] = ..., workers: _Optional[int] = ..., shards: _Optional[int] = ..., examples: _Optional[int] = ..., batch_size: _Optional[int] = ..., epochs: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class Arithmetic(_message.Message):
+    __slots__ = ("now", "torch", "pillow", "libjpeg", "processor", "threads", "data")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    TORCH_FIELD_NUMBER: _ClassVar[int]
+    PILLOW_FIELD_NUMBER: _ClassVar[int]
+    LIBJPEG_FIELD_NUMBER: _ClassVar[int]
+    PROCESSOR_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    torch: str
+    pillow: str
+    libjpeg: str
+    processor: str
+    threads: int
+    data: str
+    def __init__(self, now: _Optional[float] = ..., torch: _Optional[str] = ..., pillow: _Optional[str] = ..., libjpeg: _Optional[str] = ..., processor: _Optional[str] = ..., threads: _Optional[int] = ..., data: _Optional[str] = ...) -> None: ...
 
 class PushHandled(_message.Message):
     __slots__ = ("now", "worker", "number", "lease", "attempt", "samples", "read", "outcome", "rate", "staleness", "version", "pulled")
@@ -450,7 +489,7 @@ class PushHandled(_message.Message):
     staleness: int
     version: int
     pulled: bool
-    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., read: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., rate: _Optional[float] = ..., staleness: _Optional[int] = ..., version: _Optional[int] = ..., pulled: bool = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., read: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., rate: _Optional[float] = ..., staleness: _Optional[int] = ..., version: _Optional[int] = ..., pulled: _Optional[bool] = ...) -> None: ...
 
 class PullHandled(_message.Message):
     __slots__ = ("now", "worker", "number", "version")
@@ -544,7 +583,7 @@ class LeaseFailed(_message.Message):
     attempt: int
     finite: bool
     reason: str
-    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: bool = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class LeaseReturned(_message.Message):
     __slots__ = ("now", "lease", "attempt")
@@ -576,7 +615,7 @@ class SampleAveraged(_message.Message):
     incarnation: int
     version: int
     counted: bool
-    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., counted: bool = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., counted: _Optional[bool] = ...) -> None: ...
 
 class WorkerExchanged(_message.Message):
     __slots__ = ("now", "worker", "number", "shard", "lease", "outcome", "reading")
@@ -617,7 +656,7 @@ class WorkerTimed(_message.Message):
     def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., turn_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., exchange_seconds: _Optional[float] = ...) -> None: ...
 
 class Record(_message.Message):
-    __slots__ = ("header", "shard_opened", "push_handled", "pull_handled", "exchange_refused", "sample_sent", "sample_skipped", "lease_granted", "lease_finished", "lease_failed", "lease_returned", "ledger_stopped", "sample_averaged", "worker_exchanged", "worker_timed")
+    __slots__ = ("header", "shard_opened", "push_handled", "pull_handled", "exchange_refused", "sample_sent", "sample_skipped", "lease_granted", "lease_finished", "lease_failed", "lease_returned", "ledger_stopped", "sample_averaged", "worker_exchanged", "worker_timed", "ledger_opened", "arithmetic")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SHARD_OPENED_FIELD_NUMBER: _ClassVar[int]
     PUSH_HANDLED_FIELD_NUMBER: _ClassVar[int]
@@ -633,6 +672,8 @@ class Record(_message.Message):
     SAMPLE_AVERAGED_FIELD_NUMBER: _ClassVar[int]
     WORKER_EXCHANGED_FIELD_NUMBER: _ClassVar[int]
     WORKER_TIMED_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_OPENED_FIELD_NUMBER: _ClassVar[int]
+    ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
     header: Header
     shard_opened: ShardOpened
     push_handled: PushHandled
@@ -648,4 +689,6 @@ class Record(_message.Message):
     sample_averaged: SampleAveraged
     worker_exchanged: WorkerExchanged
     worker_timed: WorkerTimed
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., shard_opened: _Optional[_Union[ShardOpened, _Mapping]] = ..., push_handled: _Optional[_Union[PushHandled, _Mapping]] = ..., pull_handled: _Optional[_Union[PullHandled, _Mapping]] = ..., exchange_refused: _Optional[_Union[ExchangeRefused, _Mapping]] = ..., sample_sent: _Optional[_Union[SampleSent, _Mapping]] = ..., sample_skipped: _Optional[_Union[SampleSkipped, _Mapping]] = ..., lease_granted: _Optional[_Union[LeaseGranted, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., lease_failed: _Optional[_Union[LeaseFailed, _Mapping]] = ..., lease_returned: _Optional[_Union[LeaseReturned, _Mapping]] = ..., ledger_stopped: _Optional[_Union[LedgerStopped, _Mapping]] = ..., sample_averaged: _Optional[_Union[SampleAveraged, _Mapping]] = ..., worker_exchanged: _Optional[_Union[WorkerExchanged, _Mapping]] = ..., worker_timed: _Optional[_Union[WorkerTimed, _Mapping]] = ...) -> None: ...
+    ledger_opened: LedgerOpened
+    arithmetic: Arithmetic
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., shard_opened: _Optional[_Union[ShardOpened, _Mapping]] = ..., push_handled: _Optional[_Union[PushHandled, _Mapping]] = ..., pull_handled: _Optional[_Union[PullHandled, _Mapping]] = ..., exchange_refused: _Optional[_Union[ExchangeRefused, _Mapping]] = ..., sample_sent: _Optional[_Union[SampleSent, _Mapping]] = ..., sample_skipped: _Optional[_Union[SampleSkipped, _Mapping]] = ..., lease_granted: _Optional[_Union[LeaseGranted, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., lease_failed: _Optional[_Union[LeaseFailed, _Mapping]] = ..., lease_returned: _Optional[_Union[LeaseReturned, _Mapping]] = ..., ledger_stopped: _Optional[_Union[LedgerStopped, _Mapping]] = ..., sample_averaged: _Optional[_Union[SampleAveraged, _Mapping]] = ..., worker_exchanged: _Optional[_Union[WorkerExchanged, _Mapping]] = ..., worker_timed: _Optional[_Union[WorkerTimed, _Mapping]] = ..., ledger_opened: _Optional[_Union[LedgerOpened, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, _Mapping]] = ...) -> None: ...

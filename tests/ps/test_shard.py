@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -129,7 +130,11 @@ WORKER = Address(Role.WORKER, 3)
 
 
 def test_it_opens_with_what_it_holds(make: Make) -> None:
-    assert make(1, 2).opened(NOW) == ShardOpened(NOW, 1, 2, 0, 0, 0, N)
+    shard = make(1, 2)
+    weights_N = torch.empty(N)
+    shard.handle(NOW, Read(WORKER, 1, 1, weights_N))
+    digest = sha256(weights_N.numpy().tobytes()).hexdigest()
+    assert shard.opened(NOW) == ShardOpened(NOW, 1, 2, 0, 0, 0, N, digest)
 
 
 def test_a_pull_copies_the_weights_and_changes_nothing(make: Make) -> None:

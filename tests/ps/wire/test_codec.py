@@ -14,11 +14,13 @@ from ps import journal, messages
 from ps.averager import AveragerStatus
 from ps.errors import WireError
 from ps.journal import (
+    Arithmetic,
     ExchangeRefused,
     LeaseFailed,
     LeaseFinished,
     LeaseGranted,
     LeaseReturned,
+    LedgerOpened,
     LedgerStopped,
     PullHandled,
     PushHandled,
@@ -102,7 +104,9 @@ PLAIN = [
 ]
 
 RECORDS = [
-    ShardOpened(0.5, 1, 4, 2, 7, 28, 1000),
+    ShardOpened(0.5, 1, 4, 2, 7, 28, 1000, "ab" * 32),
+    LedgerOpened(0.5, 8, 2, 1437, 32, 3, (1 << 63) - 1),
+    Arithmetic(0.5, "2.13.0+cpu", "13.0.0", "6.2", "AVX2", 1, "cd" * 32),
     *[PushHandled(1.5, 3, 2, 9, 1, 32, READ, outcome, 0.01, 3, 8, True) for outcome in Outcome],
     PushHandled(0.0, 0, 0, 0, 0, 0, (), Outcome.DUPLICATE, 0.0, -1, 0, False),
     PullHandled(1.5, 3, 2, 8),
