@@ -189,4 +189,25 @@ def status(run: Path | None, as_json: bool, debug: bool) -> int:
     return status_command(run, as_json)
 
 
+@commands.command()
+@click.argument("run", type=DIRECTORY, metavar="RUN")
+@json_option
+@debug_option
+def verify(run: Path, as_json: bool, debug: bool) -> int:
+    """Say whether every example was applied exactly once on every shard.
+
+    From the run's journals. Exit code 0 only if every example of every epoch
+    was; 3 if the run ended early and nothing is wrong with what it applied; 1
+    if an example was lost or counted twice.
+
+    \b
+    Examples:
+      distbelief verify runs/digits-20260729-101530
+      distbelief verify runs/digits-20260729-101530 --json | jq .shards
+    """
+    from distbelief.verify import verify_command
+
+    return verify_command(run, as_json)
+
+
 commands.add_command(bench)
