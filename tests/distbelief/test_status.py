@@ -121,7 +121,7 @@ state     running (process 4321)
 progress  15.0 %, 30 of 200 samples
 workers   2 of 3
 leases    3 of 20 finished, 2 outstanding, 5 granted, 0 of them again
-loss      0.5000, training error 20.00 %
+loss      0.5000, training error 22.22 %
 skipped   3 unreadable examples
 
 shard  version  staleness  p95  rate  duplicate  refused  averaged  skipped
@@ -143,7 +143,7 @@ def test_a_running_run_as_json(running: Path, capsys: pytest.CaptureFixture[str]
     }  # fmt: skip
     assert report["ledger"] == {
         "leases": 20, "granted": 5, "finished": 3, "reissued": 0, "outstanding": 2, "samples": 30, "skipped": 3,
-        "workers": 2, "loss": 0.5, "recent_loss": 0.5, "recent_error": 0.2, "ending": "", "message": "",
+        "workers": 2, "loss": 0.5, "recent_loss": 0.5, "recent_error": 6 / 27, "ending": "", "message": "",
     }  # fmt: skip
     assert report["shards"][0] == {
         "shard": 0, "version": 3, "samples": 30, "staleness_mean": 1.0, "staleness_p95": 2, "rate": 0.02,
