@@ -4,7 +4,8 @@
     mnist           60,000 + 10,000 handwritten digits, 28x28
     fashion-mnist   60,000 + 10,000 pieces of clothing, 28x28
     cifar10         50,000 + 10,000 small photographs, 32x32, as published or as JPEGs
-    imagefolder     any folder with train/<class>/ and val/<class>/ or test/<class>/, decoded when read
+    imagefolder     photographs of one's own, decoded when read: class folders, tar files, or Hugging Face's
+                    (see `workers.photographs`)
 
 Pixels are 0..255. A network gets (pixel - mean) * scale: `mean_C` per channel, `scale` one over the standard deviation
 of all pixels, so about unit range. Both are constants, so that nobody waits for them: those of a known set are its
@@ -20,7 +21,7 @@ Shape suffix: N = examples.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,9 @@ from ps.errors import BadInput, nearest, require
 from workers import formats
 from workers.decode import BadImage
 from workers.download import REMOTES, Progress, fetch, silent
-from workers.images import ArrayImages, Dataset, EncodedImages, Example, FolderImages, Traits
+from workers.images import ArrayImages, Dataset, EncodedImages, Example, Traits
+from workers.photographs import open_photographs
+from workers.tars import find_tars
 
 __all__ = ["KNOWN", "BadImage", "DataSettings", "Dataset", "Example", "Split", "load"]
 
@@ -94,7 +97,7 @@ def load(settings: DataSettings, split: Split, progress: Progress = silent) -> D
         case "cifar10":
             return _open_cifar(settings, split, progress)
         case "imagefolder":
-            return _open_folder(settings, split)
+            return _open_photographs(settings, split)
     raise BadInput(
         f"data.name: got {settings.name!r}, expected one of {', '.join(KNOWN)}{nearest(settings.name, KNOWN)}"
     )
@@ -105,7 +108,7 @@ def load(settings: DataSettings, split: Split, progress: Progress = silent) -> D
 
 def _root(settings: DataSettings) -> Path | None:
     """The folder that the user named, if any."""
-    named = settings.root or os.environ.get("DISTBELIEF_DATA", "")
+    named = _named(settings)
     if not named:
         return None
     root = Path(named).expanduser().absolute()
@@ -114,6 +117,10 @@ def _root(settings: DataSettings) -> Path | None:
             f"data root: got {root}, which is no folder; expected one that exists (--data-root or DISTBELIEF_DATA)"
         )
     return root
+
+
+def _named(settings: DataSettings) -> str:
+    return settings.root or os.environ.get("DISTBELIEF_DATA", "")
 
 
 def _cache() -> Path:
@@ -199,35 +206,20 @@ def _encoded(traits: Traits, where: Path, classes: dict[str, list[tuple[str, byt
     return EncodedImages(traits, str(where), names, files, _labels([len(classes[name]) for name in traits.classes]))
 
 
-def _open_folder(settings: DataSettings, split: Split) -> Dataset:
-    root = _root(settings)
-    if root is None:
+def _open_photographs(settings: DataSettings, split: Split) -> Dataset:
+    named = _named(settings)
+    if not named:
         raise BadInput(
-            "imagefolder: got no folder, expected one with train/ and val/ or test/; "
+            "imagefolder: got no folder, expected one with train/ and val/ or test/, or tar files; "
             "name it with --data-root or DISTBELIEF_DATA"
         )
-    train = formats.list_classes(root / "train")
-    empty = [name for name, files in train.items() if not files]
-    if not train or empty:
+    root = Path(named).expanduser().absolute()
+    if not root.exists() and not find_tars(root):
         raise BadInput(
-            f"{root / 'train' / (empty[0] if empty else '')}: got no images, expected one folder per class with "
-            f"files of {', '.join(formats.IMAGE_SUFFIXES)} in it"
+            f"data root: got {root}, which does not exist; expected a folder, a tar file or a pattern of tar files "
+            "(--data-root or DISTBELIEF_DATA)"
         )
-    folder, listed = root / "train", train
-    if split == "test":
-        folder = root / "val" if (root / "val").is_dir() else root / "test"
-        listed = formats.list_classes(folder)
-        unknown = sorted(set(listed) - set(train))
-        if unknown:
-            raise BadInput(
-                f"{folder / unknown[0]}: got a class that {root / 'train'} lacks{nearest(unknown[0], train)}, "
-                "expected the same class folders"
-            )
-        if not any(listed.values()):
-            raise BadInput(f"{folder}: got no images, expected one folder per class")
-    files = tuple(file for name in train for file in listed.get(name, []))
-    labels_N = _labels([len(listed.get(name, [])) for name in train])
-    return FolderImages(replace(KNOWN["imagefolder"], classes=tuple(train)), folder, files, labels_N)
+    return open_photographs(KNOWN[settings.name], root, split)
 
 
 def _labels(counts: list[int]) -> formats.Labels:

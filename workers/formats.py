@@ -184,10 +184,12 @@ def list_classes(folder: Path) -> dict[str, list[str]]:
 
 def _image_names(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if _is_image(entry.name))
+        return sorted(entry.name for entry in entries if is_image(entry.name))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file of this name (or path) is taken for a picture; hidden ones are not."""
+    name = name.rpartition("/")[2]
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
@@ -207,7 +209,7 @@ def read_archive(path: Path, split: str) -> dict[str, list[tuple[str, bytes]]]:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for member in archive:
                 match member.name.removeprefix("./").split("/"):
-                    case [folder, name, file] if folder == split and member.isfile() and _is_image(file):
+                    case [folder, name, file] if folder == split and member.isfile() and is_image(file):
                         content = data[member.offset_data : member.offset_data + member.size]
                         classes.setdefault(name, []).append((file, content))
     except tarfile.TarError as error:

@@ -1,4 +1,4 @@
-"""Images: what a data set is, and the three ways to hold one: decoded, encoded, or as files on disk.
+"""Images: what a data set is, and the plain ways to hold one: decoded, encoded, or as files on disk.
 
 A data set maps an index to an image and its label, and does nothing else. It knows no order, draws no random number and
 makes no tensors: those belong to the lease. Reading is a pure function of the index, safe from many threads at once.
@@ -85,7 +85,7 @@ class Traits:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Described:
+class Described:
     """The traits, as a data set shows them."""
 
     traits: Traits
@@ -112,7 +112,7 @@ class _Described:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ArrayImages(_Described):
+class ArrayImages(Described):
     """Images in memory, decoded."""
 
     images_NHWC: UInt8
@@ -132,7 +132,7 @@ class ArrayImages(_Described):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class EncodedImages(_Described):
+class EncodedImages(Described):
     """Small image files in memory, decoded when read: a CIFAR-10 JPEG takes 0.1 ms when needed, all of them 5 s."""
 
     where: str
@@ -162,7 +162,7 @@ class EncodedImages(_Described):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FolderImages(_Described):
+class FolderImages(Described):
     """Image files in class folders, read and decoded one by one. `files[i]` lies in the folder of its class."""
 
     folder: Path
