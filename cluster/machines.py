@@ -116,3 +116,8 @@ def build_computation(spec: RunSpec, dataset: Dataset, batch: Callable[[Lease], 
     model = build(spec.model.name, len(dataset.classes), *dataset.image_shape[:2])
     function = GradientFunction(model, spec.layout, spec.plan.seed, spec.model.precision, spec.model.clip_norm)
     return LeaseComputation(batch, function)
+
+
+def no_gradient(lease: Lease, weights_N: Tensor, gradient_N: Tensor) -> tuple[Gradient, float]:
+    """What computes for machines that hold no parameter: nothing."""
+    return Gradient(0.0, 0, 0, True, gradient_N), 0.0

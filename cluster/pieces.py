@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from cluster.machines import Computation, build_averager, build_ledger, build_program, build_shard
+from cluster.machines import Computation, build_averager, build_ledger, build_program, build_shard, no_gradient
 from ps.averager import Averager
 from ps.journal import Record
 from ps.ledger import Ledger
-from ps.messages import Address, Lease
+from ps.messages import Address
 from ps.shard import Shard
-from workers.program import Gradient, Program
+from workers.program import Program
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,15 +80,11 @@ def without_gradients(spec: RunSpec, recorders: Mapping[Address, Recorder]) -> P
         build_ledger(spec),
         build_averager(spec),
         build_program(spec, (slice(0, 0),) * spec.layout.shards),
-        _no_gradient,
+        no_gradient,
         0,
         _vector_bytes(spec),
         recorders,
     )
-
-
-def _no_gradient(lease: Lease, weights_N: Tensor, gradient_N: Tensor) -> tuple[Gradient, float]:
-    return Gradient(0.0, 0, 0, True, gradient_N), 0.0
 
 
 def _vector_bytes(spec: RunSpec) -> list[int]:

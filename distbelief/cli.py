@@ -17,6 +17,7 @@ from distbelief.bench.commands import bench
 from distbelief.options import (
     COUNT,
     DIRECTORY,
+    FILE,
     SETTINGS,
     Commands,
     Session,
@@ -187,6 +188,30 @@ def status(run: Path | None, as_json: bool, debug: bool) -> int:
     from distbelief.status import status_command
 
     return status_command(run, as_json)
+
+
+@commands.command()
+@click.argument("run", type=DIRECTORY, metavar="RUN")
+@click.option("--until", type=COUNT, help="Stop where every shard has applied so many updates.")
+@click.option("--output", type=FILE, help="With --until: where the weights go (else RUN/replayed-UPDATE.safetensors).")
+@json_option
+@debug_option
+def replay(run: Path, until: int | None, output: Path | None, as_json: bool, debug: bool) -> int:
+    """Run a recorded run again, and compare it bit for bit.
+
+    From its journals, in one process. Exit code 0 only if every event, the
+    weights and the average come out the same; 1 if not, and the first event
+    that differs is named; 3 if a journal lost its end.
+
+    \b
+    Examples:
+      distbelief replay runs/digits-20260729-101530
+      distbelief replay runs/digits-20260729-101530 --until 500 --output at500.safetensors
+      distbelief replay runs/digits-20260729-101530 --json | jq .weights
+    """
+    from distbelief.replay import replay_command
+
+    return replay_command(run, until, output, as_json)
 
 
 @commands.command()

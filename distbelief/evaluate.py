@@ -69,7 +69,7 @@ def evaluate_runs(runs: Sequence[Path], weights: str) -> tuple[Evaluation, list[
         _predictor(config, file, len(dataset.classes), dataset.image_shape)
         for config, file in zip(configs, files, strict=True)
     ]
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(dataset))
         evaluation = evaluate(predictors, dataset, lambda done: progress.update(task, completed=done))
     return evaluation, [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
@@ -83,7 +83,8 @@ def _predictor(config: Config, file: Path, classes: int, image_shape: tuple[int,
     return lambda images_BCHW: function.predict(weights_N, images_BCHW)
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
+    """A bar on stderr that is gone afterwards; nothing where that is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     console = Console(file=sys.stderr)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -111,7 +111,8 @@ def test_the_exit_code_is_the_function_s(behind: Callable[[str, Behind], None]) 
     ("typed", "line"),
     [
         ("lunch",
-         'got lunch, expected one of launch, evaluate, status, verify, bench (did you mean "launch"?); see distbelief --help'),
+         'got lunch, expected one of launch, evaluate, status, replay, verify, bench (did you mean "launch"?); '
+         "see distbelief --help"),
         ("bench gradiant",
          'got gradiant, expected one of gradient (did you mean "gradient"?); see distbelief bench --help'),
         ("--verson",
@@ -242,7 +243,7 @@ def test_help_has_examples_and_fits_the_screen(
 def test_help_names_every_command_preset_and_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.partition("Commands:\n")[2].splitlines()] == [
-        "launch", "evaluate", "status", "verify", "bench",
+        "launch", "evaluate", "status", "replay", "verify", "bench",
     ]  # fmt: skip
     words = " ".join(setting.help for setting in cli.SETTINGS)
     for name in (*presets(), *MODELS):

@@ -1,0 +1,106 @@
+"""Recording: a run's journals, arranged for whoever runs it again.
+
+Shards share no state: each one's own order, with what every pull read, is all that a replay needs. The other journals
+are witnesses: what was granted to whom, which loss a gradient had, what a worker was answered.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ps.errors import RunFailed
+from ps.journal import (
+    Arithmetic,
+    LeaseFinished,
+    LeaseGranted,
+    LedgerOpened,
+    PushHandled,
+    Record,
+    SampleAveraged,
+    WorkerExchanged,
+    WorkerTimed,
+)
+from ps.messages import Outcome, Reading
+from ps.wire.files import SUFFIX, journals, read_journal
+
+Attempt = tuple[int, int]  # lease, attempt: what one gradient is computed for
+
+
+@dataclass(slots=True)
+class Recording:
+    """What the journals of one run say.
+
+    Attributes:
+        opened: The plan that leases were cut from.
+        arithmetic: Per actor, what decided its bits.
+        shards: Per shard, its records in order.
+        grants: Per lease and attempt, the worker that got it.
+        finished: Per lease, what the ledger heard of it.
+        averaged: Per shard, the averager's records in order.
+        exchanges: Per (worker, exchange, shard), the worker's side of it.
+        compute_seconds: Per worker, how long its gradients took, in order.
+        exchange_seconds: Of all workers.
+    """
+
+    opened: LedgerOpened
+    arithmetic: dict[str, Arithmetic] = field(default_factory=dict)
+    shards: list[list[Record]] = field(default_factory=list)
+    grants: dict[Attempt, int] = field(default_factory=dict)
+    finished: dict[int, LeaseFinished] = field(default_factory=dict)
+    averaged: dict[int, list[SampleAveraged]] = field(default_factory=lambda: defaultdict(list))
+    exchanges: dict[tuple[int, int, int], WorkerExchanged] = field(default_factory=dict)
+    compute_seconds: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    exchange_seconds: list[float] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path) -> Recording:
+        """Read the journals in this folder.
+
+        Raises:
+            RunFailed: One is missing, or the run never began.
+            JournalDamaged: One is damaged before its end.
+        """
+        of = {path.name.removesuffix(SUFFIX): list(read_journal(path)) for path in journals(folder)}
+        openings = [record for record in of.get("ledger", ()) if isinstance(record, LedgerOpened)]
+        if not openings:
+            raise RunFailed(f"{folder}: got no ledger's journal with an opening record, expected one")
+        recording = cls(openings[0])
+        for shard in range(openings[0].shards):
+            if f"shard-{shard}" not in of:
+                raise RunFailed(f"{folder}: got no journal of shard {shard}, expected one of every shard")
+            recording.shards.append(of[f"shard-{shard}"])
+        for actor, records in of.items():
+            for record in records:
+                recording._add(actor, record)
+        return recording
+
+    def _add(self, actor: str, record: Record) -> None:
+        match record:
+            case Arithmetic():
+                self.arithmetic[actor] = record
+            case LeaseGranted():
+                self.grants[record.lease, record.attempt] = record.worker
+            case LeaseFinished():
+                self.finished.setdefault(record.lease, record)
+            case SampleAveraged():
+                self.averaged[record.shard].append(record)
+            case WorkerExchanged():
+                self.exchanges[record.worker, record.number, record.shard] = record
+            case WorkerTimed():
+                self.compute_seconds[record.worker].append(record.decode_seconds + record.compute_seconds)
+                self.exchange_seconds.append(record.exchange_seconds)
+
+    def applied(self, shard: int) -> list[PushHandled]:
+        """What this shard applied, in order."""
+        records = self.shards[shard]
+        return [r for r in records if isinstance(r, PushHandled) and r.outcome is Outcome.APPLIED]
+
+    def attempts(self) -> dict[Attempt, tuple[Reading, ...]]:
+        """Per gradient that some shard applied, what it was computed from; the first shard's word, if they differ."""
+        found: dict[Attempt, tuple[Reading, ...]] = {}
+        for shard in range(len(self.shards)):
+            for push in self.applied(shard):
+                found.setdefault((push.lease, push.attempt), push.read)
+        return found

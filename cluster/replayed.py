@@ -1,0 +1,300 @@
+"""Replayed driver: the recorded order of each shard, run again through the same machines and the same gradient.
+
+    shard      its own journal's order; each push's gradient is computed from what the record says that it read
+    averager   its own journal's order, per shard
+    checked    every record that a machine makes against the recorded one; every gradient's loss against the ledger's
+
+The shards take turns by recorded time where they can. A shard whose next push read a version that another has not
+reached waits for it; no clock is needed for that. A version is kept while a gradient is still to be computed from it.
+
+After a difference the replay goes on as far as the recorded order makes sense, so that it ends with weights to compare.
+
+Shape suffix: N = parameters of the model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from cluster.copies import Copies
+from cluster.machines import Computation
+from cluster.recording import Attempt, Recording
+from cluster.witnesses import CannotGoOn, Difference, Witnesses, unlike
+from ps.averager import Averager
+from ps.journal import PullHandled, PushHandled, Record, SampleSent, ShardOpened
+from ps.leases import LeasePlan
+from ps.messages import (
+    AVERAGER,
+    JOURNAL,
+    Address,
+    Exchange,
+    Message,
+    Outcome,
+    Push,
+    Read,
+    ReadDone,
+    Reading,
+    Role,
+    Sample,
+)
+from ps.shard import WAITING_SAMPLES, Shard
+
+READER = Address(Role.WORKER, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayPieces:
+    """What a replay drives: the machines at their beginning, and what computes gradients.
+
+    Attributes:
+        bounds: Each shard's slice of the flat vector.
+    """
+
+    shards: Sequence[Shard]
+    averager: Averager
+    plan: LeasePlan
+    computation: Computation
+    bounds: Sequence[slice]
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """One shard's place in its journal. Invariant: waiting holds the samples that the averager has not taken."""
+
+    shard: Shard
+    records: list[Record]
+    weights_N: Tensor  # what the last pull read
+    at: int = 0
+    averaged: int = 0  # the averager's records on this shard that are done
+    waiting: dict[int, Sample] = field(default_factory=dict)
+    stopped_N: Tensor | None = None  # the weights where `until` is
+
+    @property
+    def done(self) -> bool:
+        return self.at >= len(self.records)
+
+
+class Replay:
+    """One recorded run, run again. Create, `run`, then `read`.
+
+    Args:
+        pieces: What is driven.
+        recording: What happened.
+        copies: Where versions and gradients are kept meanwhile.
+    """
+
+    def __init__(self, pieces: ReplayPieces, recording: Recording, copies: Copies) -> None:
+        self._pieces = pieces
+        self._recording = recording
+        self._copies = copies
+        self._witnesses = Witnesses(recording, pieces.plan)
+        self._cursors = [
+            _Cursor(shard, records, torch.empty(shard.elements))
+            for shard, records in zip(pieces.shards, recording.shards, strict=True)
+        ]
+        self._attempts = recording.attempts()
+        self._read_by = Counter(
+            (shard, reading) for read in self._attempts.values() for shard, reading in enumerate(read)
+        )
+        self._applied_by = Counter(
+            (push.lease, push.attempt) for shard in range(len(pieces.shards)) for push in recording.applied(shard)
+        )
+        size = pieces.bounds[-1].stop
+        self._weights_N, self._gradient_N = torch.empty(size), torch.empty(size)
+        self._until: int | None = None
+        self.differences: list[Difference] = []
+        self.updates = sum(self._applied_by.values())  # over all shards
+
+    def run(self, until: int | None = None, look: Callable[[int], None] = lambda _: None) -> None:
+        """Run it to its end, or until every shard has this version.
+
+        Args:
+            look: Told now and then how many updates, over all shards, are done.
+
+        Raises:
+            CannotGoOn: The recorded order makes no sense; `differences` has what was found before.
+        """
+        self._until = until
+        done = 0
+        while cursor := self._next():
+            done += self._step(cursor)
+            look(done)
+        if until is None:
+            for cursor in self._cursors:
+                while self._take_sample(cursor):
+                    pass
+
+    def read(self, average: bool, out_N: Tensor) -> int:
+        """Copy the weights (where `until` is, or the newest) or their average into `out_N`; return how many it
+        averages.
+        """
+        counts = []
+        for cursor, bound in zip(self._cursors, self._pieces.bounds, strict=True):
+            if not average and cursor.stopped_N is not None:
+                out_N[bound].copy_(cursor.stopped_N)
+                continue
+            machine = self._pieces.averager if average else cursor.shard
+            ((_, answer),) = machine.handle(0.0, Read(READER, 0, cursor.shard.index, out_N[bound]))
+            assert isinstance(answer, ReadDone)
+            counts.append(answer.samples)
+        return min(counts, default=1)
+
+    def versions(self) -> tuple[int, ...]:
+        """Each shard's version."""
+        return tuple(cursor.shard.version for cursor in self._cursors)
+
+    # --- whose turn --------------------------------------------------------------------------------------------------
+
+    def _next(self) -> _Cursor | None:
+        """The shard whose next record is the earliest of those that can be run; None at the end."""
+        wanted = [c for c in self._cursors if not c.done and not self._there(c)]
+        if not wanted:
+            return None
+        helpful = [c for c in self._cursors if not c.done and self._there(c)]
+        for cursors in (wanted, helpful):
+            for cursor in sorted(cursors, key=lambda c: c.records[c.at].now):
+                if self._possible(cursor):
+                    return cursor
+        cursor = wanted[0]
+        push = cursor.records[cursor.at]
+        assert isinstance(push, PushHandled)
+        missing = next(
+            (s, reading) for s, reading in enumerate(push.read) if reading.version > self._cursors[s].shard.version
+        )
+        what = f"lease {push.lease} read version {missing[1].version} of shard {missing[0]}, whose journal ends before"
+        raise CannotGoOn(self._differ(f"shard-{cursor.shard.index}", cursor.at, what))
+
+    def _there(self, cursor: _Cursor) -> bool:
+        return self._until is not None and cursor.shard.version >= self._until
+
+    def _possible(self, cursor: _Cursor) -> bool:
+        """Whether the versions that its next push read, if it is one, are there."""
+        record = cursor.records[cursor.at]
+        if not isinstance(record, PushHandled) or record.outcome is not Outcome.APPLIED:
+            return True
+        if ("gradient", record.lease, record.attempt) in self._copies:
+            return True
+        read = self._attempts[record.lease, record.attempt]
+        return all((shard, reading) in self._copies for shard, reading in enumerate(read))
+
+    # --- one record --------------------------------------------------------------------------------------------------
+
+    def _step(self, cursor: _Cursor) -> int:
+        """Run a shard's next record; return how many updates that was."""
+        record = cursor.records[cursor.at]
+        applied = 0
+        match record:
+            case ShardOpened():
+                self._check(cursor, [cursor.shard.opened(record.now)])
+            case PushHandled():
+                applied = int(record.outcome is Outcome.APPLIED)
+                self._exchange(cursor, record, self._push(cursor, record))
+            case PullHandled():
+                self._exchange(cursor, record, None)
+            case _:
+                cursor.at += 1  # a refusal, which changed nothing, or what decides the bits
+        return applied
+
+    def _push(self, cursor: _Cursor, record: PushHandled) -> Push:
+        index = cursor.shard.index
+        gradient_N = torch.empty(cursor.shard.elements)
+        if record.outcome is Outcome.APPLIED:
+            attempt = record.lease, record.attempt
+            for what in self._witnesses.of_push(index, record, self._attempts[attempt]):
+                self._differ(f"shard-{index}", cursor.at, what)
+            key = ("gradient", *attempt)
+            if key not in self._copies:
+                self._compute(cursor, attempt)
+            self._copies.load(key, self._gradient_N)
+            self._copies.release(key)
+            gradient_N.copy_(self._gradient_N[self._pieces.bounds[index]])
+        return Push(record.lease, record.attempt, record.samples, record.read, gradient_N)
+
+    def _exchange(self, cursor: _Cursor, record: PushHandled | PullHandled, push: Push | None) -> None:
+        pulled = not isinstance(record, PushHandled) or record.pulled
+        following = cursor.records[cursor.at + 1] if cursor.at + 1 < len(cursor.records) else None
+        if isinstance(following, SampleSent):
+            self._make_room(cursor)
+        index = cursor.shard.index
+        message = Exchange(record.worker, record.number, index, push, cursor.weights_N if pulled else None)
+        self._check(cursor, self._handle(cursor, record.now, message))
+        key = index, Reading(cursor.shard.incarnation, cursor.shard.version)
+        if pulled and (uses := self._read_by.pop(key, 0)):
+            self._copies.keep(key, cursor.weights_N, uses)
+        if self._until is not None and cursor.shard.version == self._until and cursor.stopped_N is None:
+            cursor.stopped_N = torch.empty(cursor.shard.elements)
+            cursor.shard.handle(record.now, Read(READER, 0, index, cursor.stopped_N))
+
+    def _handle(self, cursor: _Cursor, now: float, message: Message) -> list[Record]:
+        """The records that this message made; samples for the averager wait."""
+        records: list[Record] = []
+        for to, item in cursor.shard.handle(now, message):
+            if to == JOURNAL:
+                records.append(cast("Record", item))
+            elif to == AVERAGER and isinstance(item, Sample):
+                cursor.waiting[item.version] = item
+        return records
+
+    def _compute(self, cursor: _Cursor, attempt: Attempt) -> None:
+        """Compute the gradient of this lease from what it read."""
+        read = self._attempts[attempt]
+        for shard, reading in enumerate(read):
+            self._copies.load((shard, reading), self._weights_N[self._pieces.bounds[shard]])
+            self._copies.release((shard, reading))
+        lease = self._pieces.plan.lease(*attempt, 0.0)
+        gradient, _ = self._pieces.computation(lease, self._weights_N, self._gradient_N)
+        self._copies.keep(("gradient", *attempt), self._gradient_N, self._applied_by[attempt])
+        if what := self._witnesses.of_gradient(attempt, gradient):
+            self._differ(f"shard-{cursor.shard.index}", cursor.at, what)
+
+    # --- the averager ------------------------------------------------------------------------------------------------
+
+    def _make_room(self, cursor: _Cursor) -> None:
+        """Before a version is copied for the averager: a buffer must be free, as it was. Taking no more than that
+        leaves as many waiting where a version was skipped.
+        """
+        while len(cursor.waiting) >= WAITING_SAMPLES and self._take_sample(cursor):
+            pass
+
+    def _take_sample(self, cursor: _Cursor) -> bool:
+        """Let the averager take what its next record on this shard says; return whether there was one."""
+        index = cursor.shard.index
+        recorded = self._recording.averaged[index]
+        if cursor.averaged >= len(recorded):
+            return False
+        record = recorded[cursor.averaged]
+        sample = cursor.waiting.pop(record.version, None)
+        if sample is None:
+            if record.counted:
+                return False
+            sample = Sample(index, record.incarnation, record.version, cursor.weights_N)  # sent twice: not looked at
+        cursor.averaged += 1
+        for to, item in self._pieces.averager.handle(record.now, sample):
+            if to == JOURNAL and item != record:
+                self._differ("averager", -1, unlike(record, cast("Record", item)))
+            elif to != JOURNAL:
+                cursor.shard.handle(record.now, cast("Message", item))
+        return True
+
+    # --- checks ------------------------------------------------------------------------------------------------------
+
+    def _differ(self, actor: str, record: int, what: str) -> Difference:
+        difference = Difference(actor, record, what)
+        self.differences.append(difference)
+        return difference
+
+    def _check(self, cursor: _Cursor, made: list[Record]) -> None:
+        """Compare the records that a machine made with those that come next, and go past them."""
+        for record in made:
+            recorded = cursor.records[cursor.at] if not cursor.done else None
+            if record != recorded:
+                difference = self._differ(f"shard-{cursor.shard.index}", cursor.at, unlike(recorded, record))
+                if type(record) is not type(recorded):
+                    raise CannotGoOn(difference)
+            cursor.at += 1
