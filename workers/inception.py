@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ps.errors import BadInput
 from ps.streams import torch_stream
+from workers.normalisation import LocalResponse
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,12 +113,12 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Normalise:
-    """Local response normalisation across five channels; alpha is divided by the five, as in Caffe."""
+    """Local response normalisation across five channels."""
 
     name: str
 
     def build(self, given: Shape, classes: int) -> tuple[nn.Module, Shape]:
-        return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0), given
+        return LocalResponse(), given
 
 
 @dataclass(frozen=True, slots=True)
