@@ -7,6 +7,7 @@ are witnesses: what was granted to whom, which loss a gradient had, what a worke
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +63,11 @@ class Recording:
             RunFailed: One is missing, or the run never began.
             JournalDamaged: One is damaged before its end.
         """
-        of = {path.name.removesuffix(SUFFIX): list(read_journal(path)) for path in journals(folder)}
+        return cls.of({path.name.removesuffix(SUFFIX): list(read_journal(path)) for path in journals(folder)}, folder)
+
+    @classmethod
+    def of(cls, of: Mapping[str, list[Record]], folder: Path) -> Recording:
+        """Arrange journals that were read already, by actor. Raises RunFailed, naming the folder, as `read` does."""
         openings = [record for record in of.get("ledger", ()) if isinstance(record, LedgerOpened)]
         if not openings:
             raise RunFailed(f"{folder}: got no ledger's journal with an opening record, expected one")

@@ -129,6 +129,10 @@ class Replay:
             for cursor in self._cursors:
                 while self._take_sample(cursor):
                     pass
+                index = cursor.shard.index
+                if left := self._recording.averaged[index][cursor.averaged :]:
+                    what = f"shard {index} at version {left[0].version} was averaged, but never sent it"
+                    self._differ("averager", -1, what)
 
     def read(self, average: bool, out_N: Tensor) -> int:
         """Copy the weights (where `until` is, or the newest) or their average into `out_N`; return how many it

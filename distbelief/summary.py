@@ -25,7 +25,8 @@ class Account:
 
     applied: dict[str, IntervalSet] = field(default_factory=dict)
     staleness: Counter[int] = field(default_factory=Counter)
-    opened: set[int] = field(default_factory=set)
+    opened: Counter[int] = field(default_factory=Counter)
+    finished: set[int] = field(default_factory=set)
     updated: dict[int, float] = field(default_factory=dict)  # lease to when it was last applied on a shard
     duplicates: int = 0
     skipped_versions: int = 0
@@ -48,7 +49,7 @@ class Account:
     def _add(self, actor: str, record: object) -> None:
         match record:
             case ShardOpened():
-                self.opened.add(record.shard)
+                self.opened[record.shard] += 1
             case PushHandled(outcome=Outcome.APPLIED):
                 self.applied.setdefault(actor, IntervalSet()).add(record.lease)
                 self.staleness[record.staleness] += 1
@@ -62,6 +63,7 @@ class Account:
                 self.reissued += record.attempt > 0
                 self.granted.add(record.lease)
             case LeaseFinished():
+                self.finished.add(record.lease)
                 self.losses.append((record.loss, record.samples - record.skipped))
                 self.skipped_examples += record.skipped
             case WorkerTimed():
@@ -72,6 +74,14 @@ class Account:
         """Leases applied on every shard."""
         sets = list(self.applied.values())
         return [lease for lease in range(leases) if all(lease in held for held in sets)] if len(sets) == shards else []
+
+    def replayable(self, shards: int) -> bool:
+        """Whether the journals are enough to run it all again: every shard's, from its one beginning, with everything
+        in it that the ledger knows to be there.
+        """
+        sets = [self.applied.get(f"shard-{shard}", IntervalSet()) for shard in range(shards)]
+        whole = all(lease in held for held in sets for lease in self.finished)
+        return self.opened == Counter(range(shards)) and whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +132,7 @@ def summarise(folder: Path, plan: LeasePlan, facts: dict[str, Any], outcomes: Ou
         "worker_seconds": {name: round(seconds, 3) for name, seconds in sorted(account.seconds.items())},
         "evaluation": {name: _evaluation(*found) for name, found in outcomes.evaluations.items()},
         "journal_sha256": journal_digest(folder / JOURNAL),
-        "replayable": len(account.opened) == facts["shards"],
+        "replayable": account.replayable(facts["shards"]),
         "stopped_by": outcomes.stopped_by,
         "message": outcomes.message,
     }

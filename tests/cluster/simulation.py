@@ -6,23 +6,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from cluster.machines import Computation
 from cluster.model import ClusterModel, SimulateSettings
 from cluster.pieces import Pieces, with_gradients, without_gradients
-from cluster.simulated import Simulation
+from cluster.simulated import Simulation, shard_address
 from cluster.spec import ClusterSettings, RunSpec
 from ps.averager import AverageSettings
+from ps.finite import all_finite
 from ps.journal import PushHandled, Record, WorkerExchanged
 from ps.layout import Layout, TensorSpec
 from ps.leases import LeasePlan
 from ps.ledger import LedgerSettings
-from ps.messages import AVERAGER, LEDGER, Address, Outcome, Role
+from ps.messages import AVERAGER, LEDGER, Address, Lease, Outcome, Role
 from ps.rules import RuleSettings
 from ps.schedule import ScheduleSettings
+from ps.streams import torch_stream
 from workers.datasets import DataSettings
 from workers.models import ModelSettings
+from workers.program import Gradient
 
 
 class Records(list[Record]):
@@ -92,9 +96,28 @@ def simulated(
         assert weights_N is not None
         pieces = with_gradients(spec, weights_N, computation, journals)
     settings = model or SimulateSettings()
+    for address, machine in ((LEDGER, pieces.ledger), *((shard_address(m.index), m) for m in pieces.shards)):
+        journals[address].append(machine.opened(0.0))
     simulation = Simulation(pieces, ClusterModel(settings, spec.plan.seed), spec.cluster.workers)
     simulation.run()
     return Ran(simulation, pieces, journals)
+
+
+@dataclass(frozen=True, slots=True)
+class Quadratic:
+    """The loss curvature / 2 * |w|^2 plus noise . w, the noise drawn from the lease."""
+
+    curvature: float = 1.0
+    noise: float = 0.0
+    seed: int = 0
+
+    def __call__(self, lease: Lease, weights_N: Tensor, gradient_N: Tensor) -> tuple[Gradient, float]:
+        torch.mul(weights_N, self.curvature, out=gradient_N)
+        if self.noise:
+            stream = torch_stream(self.seed, f"lease/{lease.id}/noise")
+            gradient_N.add_(torch.randn(len(gradient_N), generator=stream), alpha=self.noise)
+        loss = 0.5 * self.curvature * float(weights_N.square().sum())
+        return Gradient(loss, 0, 0, all_finite(gradient_N), gradient_N), 0.0
 
 
 def constant(seconds: float = 1.0) -> SimulateSettings:
