@@ -1,4 +1,4 @@
-"""Formats and decoding: every format is read, every kind of damage is named in one line."""
+"""Formats: every format is read, every kind of damage is named in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from PIL import Image
 
 from ps.errors import BadInput
 from workers import formats
-from workers.decode import BadImage, decode
 
 
 def idx(path: Path, array: np.ndarray, magic: int) -> Path:
@@ -206,58 +205,3 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"no archive" * 200))
     with pytest.raises(BadInput, match=r"set\.tar\.gz: got .*, expected a whole \.tar\.gz of class folders"):
         formats.read_archive(path, "train")
-
-
-# --- image files ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})])
-def test_lossless_formats_decode_exactly(kind: str, options: dict[str, object]) -> None:
-    assert np.array_equal(decode(encoded(COLOURS, kind, **options), "x"), COLOURS)
-
-
-def test_jpeg_decodes_nearly(tmp_path: Path) -> None:
-    assert np.abs(decode(encoded(COLOURS, "JPEG", quality=95), "x").astype(int) - COLOURS).mean() < 3
-
-
-@pytest.mark.parametrize(
-    ("orientation", "upright"),
-    [(1, lambda a: a), (3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, -1)), (8, lambda a: np.rot90(a))],
-)
-def test_exif_orientation_is_applied(orientation: int, upright: object) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    assert np.array_equal(decode(encoded(COLOURS, exif=exif), "x"), upright(COLOURS))  # type: ignore[operator]
-
-
-def test_one_brightness_fills_three_channels() -> None:
-    gray = COLOURS[..., 0]
-    expected = np.repeat(gray[..., None], 3, axis=2)
-    assert np.array_equal(decode(encoded(gray), "x"), expected)
-    assert np.array_equal(decode(encoded(gray.astype(np.uint16) * 256 + 77), "x"), expected)
-    assert set(decode(encoded(gray > 100), "x").ravel().tolist()) == {0, 255}
-
-
-def test_transparency_is_dropped() -> None:
-    alpha = np.concatenate([COLOURS, np.full((40, 30, 1), 7, np.uint8)], axis=2)
-    assert np.array_equal(decode(encoded(alpha), "x"), COLOURS)
-    palette = io.BytesIO()
-    Image.fromarray(COLOURS).quantize(16).save(palette, "PNG", transparency=b"\x00\x80")
-    assert decode(palette.getvalue(), "x").shape == (40, 30, 3)
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [((1800, 1200), (1800, 1200)), ((2000, 2000), (1000, 1000)), ((300, 9000), (300, 9000))]
-)
-def test_large_jpegs_are_reduced_only_while_enough_remains(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert decode(encoded(np.zeros((*size, 3), np.uint8), "JPEG"), "x").shape[:2] == expected
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"not an image", encoded(COLOURS, "JPEG")[:-300], encoded(COLOURS)[:-60], encoded(COLOURS, "GIF")]
-)
-def test_damaged_images_are_named(data: bytes) -> None:
-    with pytest.raises(
-        BadImage, match=rf"^some/file\.jpg: got {len(data):,} bytes that do not decode .*replace or remove"
-    ):
-        decode(data, "some/file.jpg")
