@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from distbelief.bench.commands import bench
+from distbelief.data_commands import data
 from distbelief.options import (
     COUNT,
     DIRECTORY,
@@ -235,4 +236,5 @@ def verify(run: Path, as_json: bool, debug: bool) -> int:
     return verify_command(run, as_json)
 
 
+commands.add_command(data)
 commands.add_command(bench)

@@ -126,10 +126,12 @@ class Setting:
 SETTINGS = (
     Setting("--preset", "run.preset", text("NAME"),
             "Where all other settings come from: digits (the default; needs no download), fashion-mnist, cifar10, "
-            "imagefolder."),
+            "imagefolder, paper."),
     Setting("--workers", "cluster.workers", COUNT, "Logical workers, each with one gradient in flight."),
     Setting("--shards", "cluster.shards", COUNT, "Parameter-server shards that the parameters are cut into."),
     Setting("--data-root", "data.root", DIRECTORY, "Folder that holds the data set (else $DISTBELIEF_DATA)."),
+    Setting("--bad-images", "data.bad_images", one_of("skip", "fail"),
+            "What an unreadable image does: skip (the default) leaves it out, counts and names it; fail ends the run."),
     Setting("--run", "run.folder", DIRECTORY, "Directory for this run, new or empty (else a new one under ./runs)."),
     Setting("--seed", "run.seed", COUNT, "Root of every random number of the run."),
     Setting("--epochs", "run.epochs", COUNT, "Passes over the training set."),

@@ -138,18 +138,24 @@ def _places(settings: DataSettings) -> list[Path]:
     return [place for place in [*places, _cache() / name] if place.is_dir()]
 
 
-def _download(settings: DataSettings, progress: Progress) -> Path:
-    """Fetch what was found nowhere: into the root, if there is one that can be written, else into the cache."""
+def destination(settings: DataSettings) -> Path:
+    """Where a set that is found nowhere is downloaded to: the root, if there is one that can be written, else the
+    cache.
+    """
     root, name = _root(settings), settings.name
+    if root is None or not os.access(root, os.W_OK):
+        return _cache() / name
+    return root if root.name == name else root / name
+
+
+def _download(settings: DataSettings, progress: Progress) -> Path:
+    """Fetch what was found nowhere."""
+    name, into = settings.name, destination(settings)
     if name not in REMOTES:
         raise BadInput(
-            f"{name}: got nothing of it in {root or 'no folder'}, expected its files there; we cannot download it: "
-            "fetch it yourself and name its folder with --data-root or DISTBELIEF_DATA"
+            f"{name}: got nothing of it in {_root(settings) or 'no folder'}, expected its files there; we cannot "
+            "download it: fetch it yourself and name its folder with --data-root or DISTBELIEF_DATA"
         )
-    if root is None or not os.access(root, os.W_OK):
-        into = _cache() / name
-    else:
-        into = root if root.name == name else root / name
     for remote in REMOTES[name]:
         fetch(remote, into, progress)
     return into
