@@ -71,7 +71,7 @@ def fetch(name: str, data_root: Path | None, debug: bool) -> int:
     Examples:
       distbelief data fetch fashion-mnist
       distbelief data fetch cifar10 --data-root ~/data
-      DISTBELIEF_DATA=~/data distbelief data fetch cifar10
+      distbelief launch --preset cifar10 --data-root ~/data
     """
     from distbelief.data import fetch_command
 

@@ -71,12 +71,12 @@ def test_every_option_of_launch_has_its_key_and_kind(behind: Callable[[str, Behi
     typed = (
         "--preset cifar10 --workers 4 --shards 2 --data-root d --run r --seed 7 --epochs 3 --address auto --lr 1e-2 "
         "--model googlenet --batch-size 16 --momentum 0 --precision bfloat16 --target-error .05 --max-seconds 9 "
-        "--init-from i --config c"
+        "--init-from i --config c --bad-images fail"
     )
     assert cli.run(["launch", *typed.split()]) == 0
     options = {
         "run.preset": "cifar10", "cluster.workers": 4, "cluster.shards": 2, "data.root": Path("d"),
-        "run.folder": Path("r"), "run.seed": 7, "run.epochs": 3, "cluster.address": "auto",
+        "data.bad_images": "fail", "run.folder": Path("r"), "run.seed": 7, "run.epochs": 3, "cluster.address": "auto",
         "model.name": "googlenet", "run.batch_size": 16, "schedule.rate": 0.01, "rule.momentum": 0.0,
         "model.precision": "bfloat16", "run.target_error": 0.05,
         "run.max_seconds": 9.0, "run.init_from": Path("i"), "config": Path("c"),
@@ -99,6 +99,39 @@ def test_evaluate_and_status_pass_on_their_arguments(behind: Callable[[str, Behi
     ]
 
 
+def test_data_passes_on_its_arguments(behind: Callable[[str, Behind], None]) -> None:
+    seen: list[tuple[object, ...]] = []
+    behind("distbelief.data.preview_command", noting(seen))
+    assert cli.run(["data", "preview"]) == 0
+    assert (
+        cli.run(
+            [
+                "data",
+                "preview",
+                "cifar10",
+                "--data-root",
+                "d",
+                "--output",
+                "o",
+                "--rows",
+                "2",
+                "--columns",
+                "3",
+                "--seed",
+                "4",
+            ]
+        )
+        == 0
+    )
+    behind("distbelief.data.fetch_command", noting(seen))
+    assert cli.run(["data", "fetch", "cifar10"]) == 0
+    assert seen == [
+        ("digits", None, None, 8, 7, 0),
+        ("cifar10", Path("d"), Path("o"), 2, 3, 4),
+        ("cifar10", None),
+    ]
+
+
 def test_the_exit_code_is_the_function_s(behind: Callable[[str, Behind], None]) -> None:
     behind(STATUS, lambda *_: 3)
     assert cli.run(["status"]) == 3
@@ -111,8 +144,9 @@ def test_the_exit_code_is_the_function_s(behind: Callable[[str, Behind], None]) 
     ("typed", "line"),
     [
         ("lunch",
-         'got lunch, expected one of launch, evaluate, status, replay, verify, bench (did you mean "launch"?); '
+         'got lunch, expected one of launch, evaluate, status, replay, verify, data, bench (did you mean "launch"?); '
          "see distbelief --help"),
+        ("data fetch", "got no NAME, expected at least one; see distbelief data fetch --help"),
         ("bench gradiant",
          'got gradiant, expected one of gradient (did you mean "gradient"?); see distbelief bench --help'),
         ("--verson",
@@ -221,6 +255,10 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         "launch --help",
         "evaluate --help",
         "status --help",
+        "data",
+        "data --help",
+        "data preview --help",
+        "data fetch --help",
         "bench",
         "bench --help",
         "bench gradient --help",
@@ -243,7 +281,7 @@ def test_help_has_examples_and_fits_the_screen(
 def test_help_names_every_command_preset_and_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.partition("Commands:\n")[2].splitlines()] == [
-        "launch", "evaluate", "status", "replay", "verify", "bench",
+        "launch", "evaluate", "status", "replay", "verify", "data", "bench",
     ]  # fmt: skip
     words = " ".join(setting.help for setting in cli.SETTINGS)
     for name in (*presets(), *MODELS):

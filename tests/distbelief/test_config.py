@@ -131,7 +131,7 @@ def test_every_preset_is_sound(name: str) -> None:
 
 
 def test_the_presets_are_those_that_the_help_names() -> None:
-    assert presets() == ("cifar10", "digits", "fashion-mnist", "imagefolder")
+    assert presets() == ("cifar10", "digits", "fashion-mnist", "imagefolder", "paper")
 
 
 @pytest.mark.parametrize("preset", presets())
@@ -238,9 +238,9 @@ def test_a_path_is_text() -> None:
     ("values", "message"),
     [
         ({"run.preset": "digit"},
-         "run.preset: got 'digit', expected one of cifar10, digits, fashion-mnist, imagefolder "
+         "run.preset: got 'digit', expected one of cifar10, digits, fashion-mnist, imagefolder, paper "
          '(did you mean "digits"?)'),
-        ({"run.preset": 3}, "run.preset: got '3', expected one of cifar10, digits, fashion-mnist, imagefolder"),
+        ({"run.preset": 3}, "run.preset: got '3', expected one of cifar10, digits, fashion-mnist, imagefolder, paper"),
         ({"clutser.workers": 3},
          "clutser.workers: got an unknown section, expected section.key with one of run, data, model, one_worker, "
          'rule, schedule, average, ledger, cluster (did you mean "cluster.workers"?)'),
