@@ -9,7 +9,6 @@ Shape suffix: N = parameters of the model.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time  # noqa: TID251 -- the live clock
 from collections.abc import Callable, Mapping, Sequence
@@ -17,21 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
+from cluster.asking import Asking
 from cluster.machines import Computation
 from cluster.turns import Turns, TurnsClosed
-from ps.errors import PeerLost
 from ps.journal import Record, WorkerTimed
-from ps.messages import Address, Exchange, Lease, Message, Read, Sample
+from ps.messages import Address, Exchange, Lease, Message
 from ps.wire.client import Loop, Peer
 from ps.wire.files import JournalWriter
+from ps.wire.mailbox import SharedVectors
 from workers.program import Answer, Ask, Compute, Effect, Gradient, Note, Program
-
-EXCHANGE_SECONDS = 120.0  # deadline of one call; the same call is made again after it
-PATIENCE_SECONDS = 30.0  # how long an actor may be out of reach before its workers give up
-RETRY_SECONDS = 0.25
 
 
 class Reading(Protocol):
@@ -92,14 +87,16 @@ class WorkerHost:
         self._turns = Turns(computations)
         self.reading = reading
         # More buffers than turns: a turn goes on while earlier gradients are still on their way to the shards.
-        self._buffers = Turns([torch.empty(elements) for _ in range(2 * len(computations) + 1)])
+        self._vectors = SharedVectors()
+        self._buffers = Turns([self._vectors.vector(elements) for _ in range(2 * len(computations) + 1)])
         self._journal = journal
         self._journal_lock = threading.Lock()
         self._loop = Loop("distbelief-host")
         self._peers = self._loop.call(
-            lambda: {to: Peer(target, connections.token) for to, target in connections.targets.items()}
+            lambda: {to: Peer(target, connections.token, self._vectors) for to, target in connections.targets.items()}
         )
         self._stopping = threading.Event()
+        self._asking = Asking(self._peers, self._vectors, self._stopping)
         self._failure: BaseException | None = None
         self.alive = 0
 
@@ -130,7 +127,7 @@ class WorkerHost:
     # --- one worker, on its thread -----------------------------------------------------------------------------------
 
     def _worker(self, worker: int) -> None:
-        weights_N = torch.empty(self._elements)
+        weights_N = self._vectors.vector(self._elements)
         driver = _Driver(self, worker)
         try:
             program = self._program(worker, weights_N)
@@ -152,33 +149,7 @@ class WorkerHost:
             self._journal.write(records)
 
     def ask(self, requests: Sequence[tuple[Address, Message]]) -> tuple[Message, ...]:
-        return self._loop.run(self._ask_all(requests))
-
-    async def _ask_all(self, requests: Sequence[tuple[Address, Message]]) -> tuple[Message, ...]:
-        return tuple(await asyncio.gather(*(self._ask_one(to, message) for to, message in requests)))
-
-    async def _ask_one(self, to: Address, message: Message) -> Message:
-        """Ask until there is an answer: a call that was lost is made again with the same number."""
-        peer = self._peers[to]
-        lost_since: float | None = None
-        while True:
-            began = time.monotonic()
-            try:
-                if isinstance(message, Exchange | Sample | Read):
-                    return await peer.exchange(message, EXCHANGE_SECONDS)
-                answer = await peer.ask(message, EXCHANGE_SECONDS)
-                assert answer is not None, f"{type(message).__name__} was not answered"
-                return answer
-            except PeerLost:
-                if self._stopping.is_set():
-                    raise
-                if time.monotonic() - began >= EXCHANGE_SECONDS:
-                    lost_since = None  # it was there and let us wait: a place in line
-                    continue
-                lost_since = lost_since or began
-                if time.monotonic() - lost_since > PATIENCE_SECONDS:
-                    raise
-                await asyncio.sleep(RETRY_SECONDS)
+        return self._loop.run(self._asking.all(requests))
 
     def take_turn(self) -> Computation:
         return self._turns.take()

@@ -1,10 +1,15 @@
-"""Client: one actor's end of a connection to another, and the event loop that such connections live on."""
+"""Client: one actor's end of a connection to another, and the event loop that such connections live on.
+
+An exchange goes through memory (see ps.wire.mailbox) if its vectors can be shared and the other end can open them, and
+over the network if not. Which of the two is found out by trying, once per connection.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -16,7 +21,9 @@ from ps.wire.codec import (
     WHOLE_BYTES,
     FrameSink,
     Status,
+    Traffic,
     decode_status,
+    decode_traffic,
     frames,
     from_envelope,
     pack,
@@ -24,6 +31,7 @@ from ps.wire.codec import (
     to_envelope,
     unpack,
 )
+from ps.wire.mailbox import SharedVectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,16 +61,20 @@ class Peer:
     Args:
         target: "host:port".
         token: The run's token.
+        vectors: Where the vectors of its exchanges were made, if they may be shared.
     """
 
-    def __init__(self, target: str, token: str) -> None:
+    def __init__(self, target: str, token: str, vectors: SharedVectors | None = None) -> None:
         self.target = target
         self._metadata = ((TOKEN, token),)
         self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
         self._ask: Any = self._channel.unary_unary(f"/{SERVICE}/Ask", None, None)
         self._exchange: Any = self._channel.stream_stream(f"/{SERVICE}/Exchange", None, None)
         self._whole: Any = self._channel.unary_unary(f"/{SERVICE}/Whole", None, None)
+        self._mailbox: Any = self._channel.stream_stream(f"/{SERVICE}/Mailbox", None, None)
         self._status: Any = self._channel.unary_unary(f"/{SERVICE}/Status", None, None)
+        self._vectors = vectors  # None: nothing is shared, or the other end cannot open it
+        self._streams: dict[int, Any] = {}  # by worker: idle mailbox calls
 
     async def ask(self, message: Message, timeout_seconds: float) -> Message | None:
         """Send a message without a vector; return its answer, or None where it has none.
@@ -79,11 +91,42 @@ class Peer:
         return None if envelope.WhichOneof("message") == "received" else from_envelope(envelope)
 
     async def exchange(self, message: Exchange | Sample | Read, timeout_seconds: float) -> Message:
-        """Send a message with its vector, and fill the buffer that its answer's vector belongs in. Raises as `ask`."""
+        """Send a message with its vector, and fill the buffer that its answer's vector belongs in.
+
+        Raises as `ask`. After PeerLost the other end may still read or write vectors that are shared: renew them.
+        """
+        if self._vectors and isinstance(message, Exchange) and (mail := self._vectors.mail(message)):
+            answer = await self._call(self._through_memory(message.worker, mail, timeout_seconds))
+            if answer is not None:
+                return answer
         outgoing_N, incoming_N = _vectors(message)
         largest = max(0 if vector_N is None else vector_N.nbytes for vector_N in (outgoing_N, incoming_N))
         travel = self._in_one_piece if largest <= WHOLE_BYTES else self._in_frames
         return await self._call(travel(message, outgoing_N, incoming_N, timeout_seconds))
+
+    async def _through_memory(self, worker: int, mail: bytes, timeout_seconds: float) -> Message | None:
+        """The answer, or None if the other end cannot open the vectors: nothing happened, nor will if tried again."""
+        call = self._streams.pop(worker, None) or self._mailbox(metadata=self._metadata)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                with suppress(asyncio.InvalidStateError):  # it has ended: reading says why
+                    await call.write(mail)
+                reply = await call.read()
+            if not isinstance(reply, bytes):
+                raise PeerLost(f"{self.target}: closed the stream without an answer")
+        except TimeoutError:
+            call.cancel()
+            raise PeerLost(f"{self.target}: no answer within {timeout_seconds:g} s (DEADLINE_EXCEEDED)") from None
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            self._vectors = None
+            return None
+        except BaseException:
+            call.cancel()
+            raise
+        self._streams[worker] = call
+        return from_envelope(parse_envelope(reply))
 
     async def _in_one_piece(
         self, message: Message, outgoing_N: Tensor | None, incoming_N: Tensor | None, timeout_seconds: float
@@ -112,11 +155,20 @@ class Peer:
 
     async def status(self, timeout_seconds: float) -> Status:
         """What the actor tells about itself. Raises as `ask` does."""
+        return decode_status(await self._told(timeout_seconds))
+
+    async def traffic(self, timeout_seconds: float) -> Traffic:
+        """What the actor's server has let in and kept out. Raises as `ask` does."""
+        return decode_traffic(await self._told(timeout_seconds))
+
+    async def _told(self, timeout_seconds: float) -> pb.StatusReply:
         request = pb.StatusRequest().SerializeToString()
         reply = await self._call(self._status(request, metadata=self._metadata, timeout=timeout_seconds))
-        return decode_status(pb.StatusReply.FromString(reply))
+        return pb.StatusReply.FromString(reply)
 
     async def close(self) -> None:
+        for call in self._streams.values():
+            call.cancel()
         await self._channel.close(None)
 
     async def _call(self, call: Awaitable[T]) -> T:

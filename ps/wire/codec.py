@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -224,9 +224,30 @@ def decode_record(body: bytes) -> journal.Record | pb.Header:
     return record
 
 
-def encode_status(status: Status, unauthenticated: int) -> pb.StatusReply:
+@dataclass(slots=True)
+class Traffic:
+    """What a server has let in and kept out.
+
+    Attributes:
+        unauthenticated: Calls without the run's token.
+        by_memory: Exchanges whose vectors lay in memory that the worker shares with the shard.
+        by_network: Exchanges whose vectors came and went over the network.
+    """
+
+    unauthenticated: int = 0
+    by_memory: int = 0
+    by_network: int = 0
+
+
+def encode_status(status: Status, traffic: Traffic) -> pb.StatusReply:
+    """What an actor tells about itself and its server."""
     name = type(status).__name__.removesuffix("Status").lower()
-    return pb.StatusReply(**{name: _encode(status)}, unauthenticated=unauthenticated)
+    return pb.StatusReply(**{name: _encode(status)}, **asdict(traffic))
+
+
+def decode_traffic(reply: pb.StatusReply) -> Traffic:
+    """The traffic of an actor's server."""
+    return Traffic(reply.unauthenticated, reply.by_memory, reply.by_network)
 
 
 def decode_status(reply: pb.StatusReply) -> Status:

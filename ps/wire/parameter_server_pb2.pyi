@@ -198,6 +198,28 @@ class Exchange(_message.Message):
     elements: int
     def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: _Optional[bool] = ..., elements: _Optional[int] = ...) -> None: ...
 
+class Memory(_message.Message):
+    __slots__ = ("process", "descriptor", "name", "offset")
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    process: int
+    descriptor: int
+    name: str
+    offset: int
+    def __init__(self, process: _Optional[int] = ..., descriptor: _Optional[int] = ..., name: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class Mail(_message.Message):
+    __slots__ = ("exchange", "gradient", "weights")
+    EXCHANGE_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    exchange: Exchange
+    gradient: Memory
+    weights: Memory
+    def __init__(self, exchange: _Optional[_Union[Exchange, _Mapping]] = ..., gradient: _Optional[_Union[Memory, _Mapping]] = ..., weights: _Optional[_Union[Memory, _Mapping]] = ...) -> None: ...
+
 class Exchanged(_message.Message):
     __slots__ = ("number", "shard", "outcome", "reading", "samples", "staleness")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -386,16 +408,20 @@ class AveragerStatus(_message.Message):
     def __init__(self, versions: _Optional[_Iterable[int]] = ..., counts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("shard", "ledger", "averager", "unauthenticated")
+    __slots__ = ("shard", "ledger", "averager", "unauthenticated", "by_memory", "by_network")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     LEDGER_FIELD_NUMBER: _ClassVar[int]
     AVERAGER_FIELD_NUMBER: _ClassVar[int]
     UNAUTHENTICATED_FIELD_NUMBER: _ClassVar[int]
+    BY_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    BY_NETWORK_FIELD_NUMBER: _ClassVar[int]
     shard: ShardStatus
     ledger: LedgerStatus
     averager: AveragerStatus
     unauthenticated: int
-    def __init__(self, shard: _Optional[_Union[ShardStatus, _Mapping]] = ..., ledger: _Optional[_Union[LedgerStatus, _Mapping]] = ..., averager: _Optional[_Union[AveragerStatus, _Mapping]] = ..., unauthenticated: _Optional[int] = ...) -> None: ...
+    by_memory: int
+    by_network: int
+    def __init__(self, shard: _Optional[_Union[ShardStatus, _Mapping]] = ..., ledger: _Optional[_Union[LedgerStatus, _Mapping]] = ..., averager: _Optional[_Union[AveragerStatus, _Mapping]] = ..., unauthenticated: _Optional[int] = ..., by_memory: _Optional[int] = ..., by_network: _Optional[int] = ...) -> None: ...
 
 class Header(_message.Message):
     __slots__ = ("format", "run", "actor")

@@ -5,8 +5,8 @@ Everything that reaches the machine does so on one event loop, one message at a 
 whoever asked with that number, at once or when the machine gets to it. Messages to other actors are sent until they are
 answered, and the answer is handled like any message.
 
-A vector is received into, and sent from, a mailbox that belongs to one call: a call that was given up can write into no
-other's.
+A vector is received into, and sent from, buffers that belong to one call, or it lies in a mailbox, memory that the
+worker shares with this process; a call that was given up can write into nothing that anyone still looks at.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import grpc
 import torch
@@ -49,6 +50,7 @@ from ps.wire.client import OPTIONS, SERVICE, TOKEN, Loop, Peer
 from ps.wire.codec import (
     FrameSink,
     Status,
+    Traffic,
     encode_status,
     frames,
     from_envelope,
@@ -59,8 +61,9 @@ from ps.wire.codec import (
     unpack,
 )
 from ps.wire.files import JournalWriter
+from ps.wire.mailbox import Memory, MemoryElsewhere, OpenMemories
 
-CALLS_AT_ONCE = 8  # calls that hold a mailbox; others wait unread, and flow control holds their senders
+CALLS_AT_ONCE = 8  # calls that hold buffers; others wait unread, and flow control holds their senders
 SEND_SECONDS = 30.0
 RETRY_SECONDS = 0.5
 HEAR_OUT_SECONDS = 2.0
@@ -112,11 +115,12 @@ class MachineServer:
         self._asked: dict[tuple[Address, int], asyncio.Future[Message | None]] = {}  # None: asked again meanwhile
         self._peers: dict[Address, Peer] = {}
         self._errands: set[asyncio.Task[None]] = set()
-        self._unauthenticated = 0
+        self._traffic = Traffic()
         self._failure: RunFailed | None = None  # set once: from then on every message is refused
         self._server: grpc.aio.Server | None = None
         self._loop = Loop("distbelief-server")
-        self._mailboxes = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._buffers = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._memories: WeakValueDictionary[tuple[Memory, int], torch.Tensor] = WeakValueDictionary()
 
     def start(self, host: str) -> str:
         """Listen on a free port of this address; return "host:port"."""
@@ -128,6 +132,7 @@ class MachineServer:
             "Ask": grpc.unary_unary_rpc_method_handler(self._ask),
             "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange),
             "Whole": grpc.unary_unary_rpc_method_handler(self._whole),
+            "Mailbox": grpc.stream_stream_rpc_method_handler(self._mailbox),
             "Status": grpc.unary_unary_rpc_method_handler(self._status),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -170,8 +175,8 @@ class MachineServer:
         given = dict(context.invocation_metadata() or ()).get(TOKEN, "")
         if hmac.compare_digest(str(given).encode(), self._gate.token.encode()):
             return True
-        self._unauthenticated += 1
-        if self._unauthenticated == 1:
+        self._traffic.unauthenticated += 1
+        if self._traffic.unauthenticated == 1:
             log.warning("refused a call without the run's token, from %s", context.peer())
         return False
 
@@ -195,7 +200,7 @@ class MachineServer:
         if not self._admitted(context):
             await _hear_out(requests)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, _STRANGER)
-        async with self._mailboxes:
+        async with self._buffers:
             try:
                 message, outgoing_N = await self._receive(requests)
             except Exception as error:  # noqa: BLE001  as in _ask
@@ -209,16 +214,17 @@ class MachineServer:
     async def _carry_out(self, message: Message, outgoing_N: torch.Tensor | None, context: Any) -> None:
         answer = await self._answered(message, context)
         assert answer is not None, f"{type(message).__name__} was not answered"
+        self._traffic.by_network += isinstance(message, Exchange)
         await context.write(to_envelope(answer).SerializeToString())
         if outgoing_N is not None and isinstance(answer, Exchanged | ReadDone):
             for frame in frames(outgoing_N):
                 await context.write(frame)
 
     async def _receive(self, requests: AsyncIterator[bytes]) -> tuple[Message, torch.Tensor | None]:
-        """Read one request to its end, into a mailbox of its own. Lengths are checked before anything is allocated."""
+        """Read one request to its end, into a buffer of its own. Lengths are checked before anything is allocated."""
         stream = aiter(requests)
         envelope = parse_envelope(await anext(stream, b""))
-        incoming_N, outgoing_N = self._mailbox(envelope)
+        incoming_N, outgoing_N = self._allocate(envelope)
         sink = FrameSink(torch.empty(0) if incoming_N is None else incoming_N)
         async for frame in stream:
             sink.add(frame)
@@ -229,7 +235,7 @@ class MachineServer:
         await self._admit(context)
         try:
             envelope, body = unpack(request)
-            incoming_N, outgoing_N = self._mailbox(envelope)
+            incoming_N, outgoing_N = self._allocate(envelope)
             sink = FrameSink(torch.empty(0) if incoming_N is None else incoming_N)
             sink.add(body)
             sink.close()
@@ -238,9 +244,27 @@ class MachineServer:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{type(error).__name__}: {error}")
         answer = await self._answered(message, context)
         assert answer is not None, f"{type(message).__name__} was not answered"
+        self._traffic.by_network += isinstance(message, Exchange)
         return pack(to_envelope(answer), outgoing_N if isinstance(answer, Exchanged | ReadDone) else None)
 
-    def _mailbox(self, envelope: pb.Envelope) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    async def _mailbox(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        """One worker's exchanges through memory, one after the other, until it hangs up."""
+        if not self._admitted(context):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _STRANGER)
+        opened = OpenMemories(self._gate.elements, self._memories)
+        async for request in requests:
+            try:
+                message = opened.message(request)
+            except MemoryElsewhere as error:
+                await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+            except Exception as error:  # noqa: BLE001  as in _ask
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{type(error).__name__}: {error}")
+            answer = await self._answered(message, context)
+            assert answer is not None, f"{type(message).__name__} was not answered"
+            self._traffic.by_memory += 1
+            await context.write(to_envelope(answer).SerializeToString())
+
+    def _allocate(self, envelope: pb.Envelope) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Buffers for what comes with a request and for what goes back; lengths are checked before any is allocated.
 
         Raises:
@@ -257,7 +281,7 @@ class MachineServer:
 
     async def _status(self, request: bytes, context: Any) -> bytes:
         await self._admit(context)
-        return encode_status(self._machine.status(), self._unauthenticated).SerializeToString()
+        return encode_status(self._machine.status(), self._traffic).SerializeToString()
 
     # --- the machine -------------------------------------------------------------------------------------------------
 

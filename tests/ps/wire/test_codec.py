@@ -66,8 +66,10 @@ from ps.wire.codec import (
     FRAME_BYTES,
     FrameSink,
     Payload,
+    Traffic,
     decode_record,
     decode_status,
+    decode_traffic,
     encode_record,
     encode_status,
     frames,
@@ -152,9 +154,9 @@ def test_a_record_comes_back_equal(record: journal.Record) -> None:
 
 @pytest.mark.parametrize("status", STATUSES, ids=repr)
 def test_a_status_comes_back_equal(status: Any) -> None:
-    reply = pb.StatusReply.FromString(encode_status(status, 3).SerializeToString())
+    reply = pb.StatusReply.FromString(encode_status(status, Traffic(3, 4, 5)).SerializeToString())
     assert repr(decode_status(reply)) == repr(status)
-    assert reply.unauthenticated == 3
+    assert decode_traffic(reply) == Traffic(3, 4, 5)
 
 
 def test_not_a_number_stays_not_a_number() -> None:

@@ -266,7 +266,7 @@ def test_without_the_token_no_method_answers(served: tuple[World, Shard], token:
 
     world.loop.run(refused())
     assert world.raw("Exchange", PUSHING, HALF, HALF, token=token) is grpc.StatusCode.UNAUTHENTICATED
-    assert world.servers[SHARD]._unauthenticated == 5
+    assert world.servers[SHARD]._traffic.unauthenticated == 5
     unchanged(world, direct)
 
 

@@ -1,0 +1,92 @@
+"""Asking: one worker's messages to several actors at once, sent until all are answered.
+
+If one call is lost, those that are still under way are given up with it: what they carry lies in the same memory. Then
+that memory is renewed, so that a late actor can do no harm, and whoever has not answered is asked again under the same
+number. An actor that has already done what it was asked says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time  # noqa: TID251 -- the live clock
+from collections.abc import Mapping, Sequence
+
+from ps.errors import PeerLost
+from ps.messages import Address, Exchange, Message, Read, Sample
+from ps.wire.client import Peer
+from ps.wire.mailbox import SharedVectors
+
+EXCHANGE_SECONDS = 120.0  # deadline of one call; the same call is made again after it
+PATIENCE_SECONDS = 30.0  # how long an actor may be out of reach before its workers give up
+RETRY_SECONDS = 0.25
+
+
+class Asking:
+    """Asks for all workers of a host.
+
+    Args:
+        peers: The actors.
+        vectors: Where the workers' vectors were made.
+        stopping: Once it is set, a lost call is not made again.
+    """
+
+    def __init__(self, peers: Mapping[Address, Peer], vectors: SharedVectors, stopping: threading.Event) -> None:
+        self._peers = peers
+        self._vectors = vectors
+        self._stopping = stopping
+
+    async def all(self, requests: Sequence[tuple[Address, Message]]) -> tuple[Message, ...]:
+        """The answers, in the order of the requests.
+
+        Raises:
+            PeerLost: An actor was out of reach for PATIENCE_SECONDS.
+            PeerRefused: An actor refused.
+        """
+        answers: dict[int, Message] = {}
+        lost_since: float | None = None
+        while True:
+            began = time.monotonic()
+            try:
+                await self._ask(requests, answers)
+                return tuple(answers[index] for index in range(len(requests)))
+            except PeerLost:
+                if self._stopping.is_set():
+                    raise
+                self._vectors.renew(message for index, (_, message) in enumerate(requests) if index not in answers)
+                if time.monotonic() - began >= EXCHANGE_SECONDS:
+                    lost_since = None  # it was there and let us wait: a place in line
+                    continue
+                lost_since = lost_since or began
+                if time.monotonic() - lost_since > PATIENCE_SECONDS:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _ask(self, requests: Sequence[tuple[Address, Message]], answers: dict[int, Message]) -> None:
+        """Ask whoever has not answered, all at once; raise what the first failing call raised, after all have ended."""
+        if len(requests) == 1:
+            answers[0] = await self._once(*requests[0])
+            return
+        calls = {
+            index: asyncio.ensure_future(self._once(to, message))
+            for index, (to, message) in enumerate(requests)
+            if index not in answers
+        }
+        try:
+            await asyncio.wait(calls.values(), return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for call in calls.values():
+                call.cancel()
+            ended = await asyncio.gather(*calls.values(), return_exceptions=True)
+        failed = [end for end in ended if isinstance(end, BaseException)]
+        answers |= {index: end for index, end in zip(calls, ended, strict=True) if not isinstance(end, BaseException)}
+        for error in failed:
+            if not isinstance(error, asyncio.CancelledError):
+                raise error
+
+    async def _once(self, to: Address, message: Message) -> Message:
+        if isinstance(message, Exchange | Sample | Read):
+            return await self._peers[to].exchange(message, EXCHANGE_SECONDS)
+        answer = await self._peers[to].ask(message, EXCHANGE_SECONDS)
+        assert answer is not None, f"{type(message).__name__} was not answered"
+        return answer
