@@ -88,6 +88,8 @@ class _Buffers:
         self._padded = torch.zeros(positions, channels + 2 * REACH, device=device)
         self._inner_PC = self._padded[:, REACH:-REACH]
         self._pairs = torch.empty(positions, channels + 2 * REACH - 1, device=device)
+        self._sum_PC: Tensor
+        self._scale_PC: Tensor
         self._sum_PC, self._scale_PC = torch.empty(2, positions, channels, device=device)
         self._one = torch.ones((), device=device)
 
