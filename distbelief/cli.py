@@ -16,16 +16,17 @@ import click
 from distbelief.bench.commands import bench
 from distbelief.data_commands import data
 from distbelief.options import (
-    COUNT,
     DIRECTORY,
     FILE,
     SETTINGS,
     Commands,
     Session,
+    crops_option,
     debug_option,
     json_option,
     one_of,
     settings,
+    weights_option,
 )
 from ps.errors import BadInput, DistbeliefError, nearest
 
@@ -143,30 +144,73 @@ def launch(assignments: tuple[str, ...], debug: bool, **given: object) -> int:
 
 @commands.command()
 @click.argument("runs", nargs=-1, required=True, type=DIRECTORY, metavar="RUN...")
-@click.option(
-    "--weights",
-    type=one_of("average", "latest"),
-    default="average",
-    help="Which weights: the average (the default) or the latest.",
-)
-@click.option("--crops", type=COUNT, default=1, help="Crops per image; 1 is the default.")
+@weights_option
+@crops_option
 @json_option
 @debug_option
 def evaluate(runs: tuple[Path, ...], weights: str, crops: int, as_json: bool, debug: bool) -> int:
     """Evaluate the weights of a run on its test images.
 
-    Several RUNs are an ensemble: their probabilities are averaged. Errors are
-    in percent; with --json they are fractions.
+    Several RUNs are an ensemble: their probabilities are averaged. With 10 or
+    144 crops so are those of as many cuts of every image, at one size or at
+    four. Errors are in percent; with --json they are fractions.
 
     \b
     Examples:
       distbelief evaluate runs/digits-20260729-101530
       distbelief evaluate runs/a runs/b runs/c --json
-      distbelief evaluate runs/a --weights latest
+      distbelief evaluate runs/a --weights latest --crops 144
     """
     from distbelief.evaluate import evaluate_command
 
     return evaluate_command(runs, weights, crops, as_json)
+
+
+@commands.command()
+@click.argument("run", type=DIRECTORY, metavar="RUN")
+@click.argument("images", nargs=-1, required=True, type=FILE, metavar="IMAGE...")
+@weights_option
+@crops_option
+@json_option
+@debug_option
+def predict(run: Path, images: tuple[Path, ...], weights: str, crops: int, as_json: bool, debug: bool) -> int:
+    """Say what a run's model sees in pictures: the five likeliest classes.
+
+    Pictures may have any size. A model of gray images (digits, clothes: light
+    on dark) sees their brightness. Exit code 2 if a picture cannot be read; the
+    others are shown all the same. With --json probabilities are fractions.
+
+    \b
+    Examples:
+      distbelief predict runs/imagefolder-20260729-101530 cat.jpg
+      distbelief predict runs/a photos/*.jpg --crops 144 --json
+    """
+    from distbelief.predict import predict_command
+
+    return predict_command(run, images, weights, crops, as_json)
+
+
+@commands.command()
+@click.argument("run", type=DIRECTORY, metavar="RUN")
+@click.option("--format", "format", type=one_of("safetensors", "onnx"), required=True, help="Which kind of file.")
+@click.option("--output", type=FILE, help="Where to write it (else RUN/model.FORMAT).")
+@weights_option
+@debug_option
+def export(run: Path, format: str, output: Path | None, weights: str, debug: bool) -> int:
+    """Write a run's model to one file for use elsewhere.
+
+    The network as it predicts, without auxiliary heads, from images to logits.
+    What the images must be like and the classes' names are in the metadata.
+    ONNX needs two more packages: pip install 'distbelief[onnx]'.
+
+    \b
+    Examples:
+      distbelief export runs/digits-20260729-101530 --format onnx
+      distbelief export runs/a --format safetensors --output model.safetensors
+    """
+    from distbelief.export import export_command
+
+    return export_command(run, format, output, weights)
 
 
 @commands.command()

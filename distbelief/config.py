@@ -23,6 +23,7 @@ from ps.errors import BadInput, nearest, require
 from ps.ledger import LedgerSettings
 from ps.rules import RuleSettings
 from ps.schedule import ScheduleSettings
+from ps.streams import derive
 from workers.datasets import DataSettings
 from workers.models import ModelSettings
 
@@ -40,6 +41,8 @@ class RunSettings:
         preset: Where the defaults come from.
         folder: Run directory; empty for a new one under ./runs.
         seed: Root of every random number of the run.
+        ensemble_member: Which member of an ensemble this is, 0 for a run of its own. Members of one seed begin with the
+            same weights, and see other images in another order (Szegedy et al. 2014, section 7).
         epochs: Passes over the training set.
         batch_size: Examples per lease.
         max_seconds: End the run after this long; 0 for never.
@@ -51,6 +54,7 @@ class RunSettings:
     preset: str = "digits"
     folder: str = ""
     seed: int = 0
+    ensemble_member: int = 0
     epochs: int = 10
     batch_size: int = 32
     max_seconds: float = 0.0
@@ -60,11 +64,17 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 1 << 63, "run.seed", self.seed, "0 to 2^63 - 1")
+        require(self.ensemble_member >= 0, "run.ensemble_member", self.ensemble_member, "0 (a run of its own) or more")
         require(self.epochs >= 1, "run.epochs", self.epochs, "at least 1")
         require(self.batch_size >= 1, "run.batch_size", self.batch_size, "at least 1 example")
         require(self.max_seconds >= 0, "run.max_seconds", self.max_seconds, "0 (no limit) or a number of seconds")
         require(0 <= self.target_error < 1, "run.target_error", self.target_error, "a fraction: 0.05 for 5 %")
         require(0 <= self.evaluate_share <= 1, "run.evaluate_share", self.evaluate_share, "a share from 0 to 1")
+
+    @property
+    def sampling_seed(self) -> int:
+        """Root of all that differs between the members of an ensemble: order, augmentation, dropout."""
+        return derive(self.seed, f"ensemble/{self.ensemble_member}") if self.ensemble_member else self.seed
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json as json_format
 import math
 import os
@@ -12,79 +11,95 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from distbelief import rundir
-from distbelief.config import Config
-from distbelief.progress import percent
+from distbelief.counter import Counter
+from distbelief.progress import percent, printable
+from distbelief.saved import Saved
 from ps.errors import BadInput
-from ps.layout import Layout
-from workers.datasets import load
-from workers.evaluation import Evaluation, Predictor, evaluate
-from workers.gradient import GradientFunction
-from workers.models import build
+from workers.datasets import Dataset, load
+from workers.decode import BadImage
+from workers.evaluation import Evaluation, evaluate
+from workers.images import Traits
+
+NAMED = 5  # unreadable images that are named, of however many
 
 
 def evaluate_command(runs: Sequence[Path], weights: str, crops: int, json: bool) -> int:
     """`distbelief evaluate`: prints one line, or one JSON object. Returns the exit code; raises BadInput."""
-    if crops != 1:
-        raise BadInput(f"crops: got {crops}, expected 1 (the centre crop)")
-    evaluation, hashes = evaluate_runs(runs, weights)
+    models = [Saved.open(run, weights) for run in runs]
+    for model in models:
+        if weights == "average" and model.card.averaged_versions == 0:
+            _note(f"{model.run} ended before a version was averaged: its average is its latest weights")
+    evaluation = evaluate_models(models, crops)
     if json:
         loss = evaluation.loss if math.isfinite(evaluation.loss) else None  # JSON has no NaN
+        hashes = [model.sha256 for model in models]
         found = {**asdict(evaluation), "loss": loss, "weights": weights, "crops": crops, "sha256": hashes}
         print(json_format.dumps(found, allow_nan=False))
-        return 0
-    model = "the model" if len(hashes) == 1 else f"the ensemble of {len(hashes)} models"
-    print(
-        f"{model} ({weights} weights, {evaluation.examples:,} test images): "
-        f"top-1 error {percent(evaluation.top1_error)}, top-5 error {percent(evaluation.top5_error)}, "
-        f"loss {evaluation.loss:.4f}"
-    )
+    else:
+        print(_line(evaluation, len(models), weights, crops))
     return 0
 
 
-def evaluate_runs(runs: Sequence[Path], weights: str) -> tuple[Evaluation, list[str]]:
-    """Evaluate the saved weights of one run, or of several as an ensemble (probabilities averaged), on the test split
-    of their data.
-
-    Returns:
-        The evaluation, and the sha256 of each weights file.
+def evaluate_models(models: Sequence[Saved], crops: int) -> Evaluation:
+    """Evaluate the weights of one run, or of several as an ensemble (probabilities averaged), on the test split of
+    their data. Images that cannot be read are left out, and the first of them named on stderr.
 
     Raises:
-        BadInput: No such run, no such weights, or runs of different data sets.
+        BadInput: Runs of different data sets, no such number of crops, or nothing to evaluate on.
     """
-    configs = [rundir.config_of(run) for run in runs]
-    names = sorted({config.data.name for config in configs})
+    dataset = _shared(models)
+    torch.set_num_threads(1)  # of each of the threads below
+    ensembles = [[model.predictor() for model in models] for _ in os.sched_getaffinity(0)]
+    unreadable: list[BadImage] = []
+    with Counter("evaluating", len(dataset), "images", sys.stderr) as counter:
+        evaluation = evaluate(ensembles, dataset, crops, counter.show, unreadable.append)
+    for error in unreadable[:NAMED]:
+        _note(str(error))
+    if len(unreadable) > NAMED:
+        _note(f"... and {len(unreadable) - NAMED} more that cannot be read")
+    return evaluation
+
+
+def _shared(models: Sequence[Saved]) -> Dataset:
+    """The test split that all these models were made for."""
+    names = sorted({model.config.data.name for model in models})
     if len(names) != 1:
         raise BadInput(f"runs: got data sets {', '.join(names)}, expected runs of one data set")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    opened = [load(settings, "test") for settings in dict.fromkeys(config.data for config in configs)]
+    opened = [load(settings, "test") for settings in dict.fromkeys(model.config.data for model in models)]
     if len(opened) > 1 and len({each.fingerprint() for each in opened}) > 1:
         raise BadInput(f"runs: got data sets {names[0]} with different test images, expected runs of one data set")
-    dataset = opened[0]
-    files = [run / f"{weights}.safetensors" for run in runs]
-    predictors = [
-        _predictor(config, file, len(dataset.classes), dataset.image_shape)
-        for config, file in zip(configs, files, strict=True)
-    ]
-    with progress_bar() as progress:
-        task = progress.add_task("evaluating", total=len(dataset))
-        evaluation = evaluate(predictors, dataset, lambda done: progress.update(task, completed=done))
-    return evaluation, [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    found = Traits.of(opened[0])
+    for model in models:
+        if model.card.traits.classes != found.classes:
+            raise BadInput(f"{model.run}: got weights for {_classes(model.card.traits)}, expected {_classes(found)}")
+        if model.card.traits != found:
+            raise BadInput(
+                f"{model.run}: got weights for images of {_images(model.card.traits)}, expected {_images(found)}"
+            )
+    return opened[0]
 
 
-def _predictor(config: Config, file: Path, classes: int, image_shape: tuple[int, int, int]) -> Predictor:
-    network = build(config.model.name, classes, *image_shape[:2])
-    layout = Layout.of(network.named_parameters(), 1)
-    weights_N = rundir.read_weights(file, layout)
-    function = GradientFunction(network, layout, config.run.seed, config.model.precision)
-    return lambda images_BCHW: function.predict(weights_N, images_BCHW)
+def _classes(traits: Traits) -> str:
+    shown = ", ".join(traits.classes[:3]) + (", ..." if len(traits.classes) > 3 else "")
+    return f"{len(traits.classes)} classes ({shown})"
 
 
-def progress_bar() -> Progress:
-    """A bar on stderr that is gone afterwards; nothing where that is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    console = Console(file=sys.stderr)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+def _images(traits: Traits) -> str:
+    mean = ", ".join(f"{value:g}" for value in traits.mean)
+    return f"{'x'.join(map(str, traits.image_shape))} (mean {mean}, scale {traits.scale:g})"
+
+
+def _line(evaluation: Evaluation, models: int, weights: str, crops: int) -> str:
+    model = "the model" if models == 1 else f"the ensemble of {models} models"
+    skipped = f", {evaluation.skipped:,} unreadable left out" if evaluation.skipped else ""
+    cropped = f", {crops} crops each" if crops > 1 else ""
+    return (
+        f"{model} ({weights} weights, {evaluation.examples:,} test images{cropped}{skipped}): "
+        f"top-1 error {percent(evaluation.top1_error)}, top-5 error {percent(evaluation.top5_error)}, "
+        f"loss {evaluation.loss:.4f}"
+    )
+
+
+def _note(line: str) -> None:
+    print(f"distbelief: {printable(line)}", file=sys.stderr)

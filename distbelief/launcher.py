@@ -20,6 +20,7 @@ from cluster import serving
 from cluster.local import private_ray
 from cluster.spec import RunSpec
 from distbelief import memory, rundir
+from distbelief.card import Card
 from distbelief.config import Config, assignments
 from distbelief.draft import anchored, draft, facts_of
 from distbelief.interrupts import AT_ONCE, Interrupts
@@ -30,6 +31,7 @@ from ps.errors import RunFailed
 from ps.ledger import Ending
 from workers.datasets import load
 from workers.evaluation import Evaluation, Evaluator
+from workers.images import Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +47,7 @@ class Prepared:
 
     spec: RunSpec
     weights_N: Tensor
+    traits: Traits
     facts: dict[str, Any]
 
 
@@ -100,7 +103,8 @@ def prepare(config: Config) -> Prepared:
     if config.cluster.address == "local":
         memory.check(spec, serving.default_turns(spec))
     facts = facts_of(config, drafted)
-    return Prepared(replace(spec, folder=rundir.create(config, stamp)), drafted.weights_N, facts)
+    traits = Traits.of(drafted.dataset)
+    return Prepared(replace(spec, folder=rundir.create(config, stamp)), drafted.weights_N, traits, facts)
 
 
 def _facts(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
@@ -125,6 +129,7 @@ class _Launch:
         self._config = config
         self._spec = prepared.spec
         self._weights_N = prepared.weights_N
+        self._traits = prepared.traits
         self._facts = prepared.facts
         self._view = view
         self._interrupts = interrupts
@@ -175,19 +180,22 @@ class _Launch:
         """Write latest and average; before the first averaged version the average is the latest."""
         live.settle(ORDERLY_SECONDS)
         weights_N = torch.empty(self._spec.layout.size)
-        facts = {"model": self._spec.model.name, "run": self._spec.run}
         for name in ("latest", "average"):
-            if live.read(name == "average", weights_N) == 0:
+            versions = live.read(name == "average", weights_N)
+            if versions == 0:
                 live.read(False, weights_N)
                 self._view.say("no version was averaged yet: the average is the latest weights")
-            self._hashes[name] = rundir.write_weights(self._spec.folder, name, self._spec.layout, weights_N, facts)
+            averaged = versions if name == "average" else 0
+            card = Card(self._spec.model.name, self._spec.run, averaged, self._traits).metadata()
+            self._hashes[name] = rundir.write_weights(self._spec.folder, name, self._spec.layout, weights_N, card)
 
     def _finish(self) -> dict[str, Any]:
         """Evaluate the files that were written, and write the summary."""
         self._view.phase("evaluating")
         limit = time.monotonic() + EVALUATION_BUDGET_SECONDS if self._ending is Ending.SIGNAL else None
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-        evaluator = Evaluator(self._spec.model, self._spec.data, self._spec.layout)
+        torch.set_num_threads(1)  # of each of the threads below
+        threads = len(os.sched_getaffinity(0))
+        evaluator = Evaluator(self._spec.model, self._spec.data, self._spec.layout, threads)
         found: dict[str, tuple[Evaluation | None, str]] = {}
         for name in rundir.WEIGHTS:
             weights_N = rundir.read_weights(self._spec.folder / f"{name}.safetensors", self._spec.layout)

@@ -99,6 +99,16 @@ DIRECTORY = Kind(Path, "DIR", "a directory")
 FILE = Kind(Path, "FILE", "a file")
 
 
+def _crops(text: str) -> int:
+    crops = int(text)
+    if crops not in (1, 10, 144):
+        raise ValueError
+    return crops
+
+
+CROPS = Kind(_crops, "1|10|144", "1, 10 or 144")
+
+
 # --- options that commands share --------------------------------------------------------------------------------------
 
 
@@ -109,6 +119,15 @@ def _remember_debug(context: click.Context, parameter: click.Parameter, value: b
 
 debug_option = click.option(
     "--debug", is_flag=True, is_eager=True, callback=_remember_debug, help="Show the traceback of an error."
+)
+weights_option = click.option(
+    "--weights",
+    type=one_of("average", "latest"),
+    default="average",
+    help="Which weights: the average (the default) or the latest.",
+)
+crops_option = click.option(
+    "--crops", type=CROPS, default=1, help="Crops per image: 1 (the default), or 10 or 144 as published."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
@@ -134,6 +153,9 @@ SETTINGS = (
             "What an unreadable image does: skip (the default) leaves it out, counts and names it; fail ends the run."),
     Setting("--run", "run.folder", DIRECTORY, "Directory for this run, new or empty (else a new one under ./runs)."),
     Setting("--seed", "run.seed", COUNT, "Root of every random number of the run."),
+    Setting("--ensemble-member", "run.ensemble_member", COUNT,
+            "Member of an ensemble, 0 (the default), 1, ...: all begin with the seed's weights, each sees the images "
+            "in an order and a sampling of its own."),
     Setting("--epochs", "run.epochs", COUNT, "Passes over the training set."),
     Setting("--address", "cluster.address", text("ADDR"),
             "Ray to run on: local (the default; one of the run's own, gone afterwards), auto, or ray://HOST:PORT."),

@@ -30,7 +30,6 @@ from cluster.replayed import Replay, ReplayPieces
 from cluster.witnesses import CannotGoOn, Difference, unlike
 from distbelief import memory, rundir
 from distbelief.draft import Draft, draft
-from distbelief.evaluate import progress_bar
 from ps.errors import BadInput, RunFailed, require
 from ps.journal import ShardOpened
 from workers.arithmetic import arithmetic
@@ -84,13 +83,8 @@ def replay_command(run: Path, until: int | None, output: Path | None, as_json: b
     notes = notes_of(recording, drafted)
     for note in notes:
         click.echo(f"note: {note}", err=True)
-    with progress_bar() as progress:
-        task = progress.add_task("replaying", total=None)
-
-        def look(done: int, all: int) -> None:
-            progress.update(task, completed=done, total=all)
-
-        found = _replay(run, recording, drafted, until, output, look)
+    with Counter("replaying", "updates", sys.stderr) as counter:
+        found = _replay(run, recording, drafted, until, output, counter.show)
     if as_json:
         click.echo(json.dumps({"identical": found.verdict == IDENTICAL, **asdict(found), "notes": notes}))
     else:
@@ -207,8 +201,8 @@ def _compare(run: Path, drafted: Draft, again: Replay, until: int | None, output
     if until is not None:
         again.read(False, replayed_N)
         path = output or run / f"replayed-{until}.safetensors"
-        facts = {"model": drafted.spec.model.name, "run": f"{run.name} at update {until}"}
-        rundir.write_weights(path.parent, path.name.removesuffix(".safetensors"), layout, replayed_N, facts)
+        card = Card(drafted.spec.model.name, f"{run.name} at update {until}", 0, Traits.of(drafted.dataset))
+        rundir.write_weights(path.parent, path.name.removesuffix(".safetensors"), layout, replayed_N, card.metadata())
         found.output = str(path)
         return
     for name in ("latest", "average"):

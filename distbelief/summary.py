@@ -158,6 +158,6 @@ def _last_epoch(losses: list[tuple[float, int]], leases_per_epoch: int) -> float
 
 def _evaluation(evaluation: Evaluation | None, sha256: str) -> dict[str, Any]:
     if evaluation is None:
-        return {"top1_error": None, "top5_error": None, "loss": None, "examples": 0, "sha256": sha256}
+        return {"top1_error": None, "top5_error": None, "loss": None, "examples": 0, "skipped": 0, "sha256": sha256}
     loss = evaluation.loss if math.isfinite(evaluation.loss) else None  # JSON has no NaN
     return {**asdict(evaluation), "loss": loss, "sha256": sha256}

@@ -24,7 +24,7 @@ class LeasePlan:
         examples: Examples in the training set.
         batch_size: Examples per lease (an epoch's last one may have fewer).
         epochs: Passes over the training set.
-        seed: The run's root seed.
+        seed: Root of the order of the examples, and of what the leases draw.
     """
 
     examples: int

@@ -5,8 +5,8 @@ nothing else, so the same images and the same stream give the same bytes in any 
 parameters of a batch are drawn first, equally many per image; then the pixels are moved.
 
 Pixels stay uint8 and are moved by whole numbers only (copies, or bilinear weights in units of 1/256), so they do not
-depend on a processor's vector instructions. `CentreCrop`, and the patches of photographs (see `workers.patches`),
-leave resizing to Pillow, which does so too.
+depend on a processor's vector instructions. The patches of photographs (see `workers.patches`) leave resizing to
+Pillow, which does so too.
 
 Shape suffixes: B = images of a batch, H = height, W = width, C = channels.
 """
@@ -111,34 +111,6 @@ class Jitter:
         return _sample(images_BHWC, rows_BHW, columns_BHW)
 
 
-@dataclass(frozen=True, slots=True)
-class CentreCrop:
-    """The shorter side resized to `shorter` (bilinear), then the central size x size. Draws nothing.
-
-    Source: facts/googlenet.md, section 9 (shorter side 256, centre 224: the first of the 144 crops).
-    """
-
-    size: int
-    shorter: int
-
-    def __call__(self, images: Iterable[UInt8], count: int, generator: Generator) -> UInt8:
-        return _stack([self._crop(image) for image in images])
-
-    def _crop(self, image: UInt8) -> UInt8:
-        height, width, _ = image.shape
-        ratio = self.shorter / min(height, width)
-        tall, wide = max(self.shorter, round(height * ratio)), max(self.shorter, round(width * ratio))
-        top, left = (tall - self.size) // 2, (wide - self.size) // 2
-        # Resize only the square that is kept: what lies outside it may be a hundred times larger.
-        box = (
-            left * width / wide,
-            top * height / tall,
-            (left + self.size) * width / wide,
-            (top + self.size) * height / tall,
-        )
-        return _resized(image, self.size, self.size, box)
-
-
 def training_augmentation(name: str, image_shape: tuple[int, int, int]) -> Augmentation:
     """What the training images of a data set go through.
 
@@ -159,13 +131,6 @@ def training_augmentation(name: str, image_shape: tuple[int, int, int]) -> Augme
             return RandomPatch(size=image_shape[1])
         case _:
             return Identity()
-
-
-def evaluation_view(name: str, image_shape: tuple[int, int, int]) -> Augmentation:
-    """What a data set's images go through for an evaluation with one crop; draws nothing. Arguments as above."""
-    if name == "imagefolder":
-        return CentreCrop(size=image_shape[1], shorter=round(image_shape[1] * 256 / 224))
-    return Identity()
 
 
 def _stack(images: Iterable[UInt8]) -> UInt8:

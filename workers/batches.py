@@ -15,6 +15,7 @@ from functools import lru_cache
 from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,9 +23,9 @@ from ps.errors import BadInput
 from ps.leases import LeasePlan
 from ps.messages import Lease
 from ps.streams import numpy_stream
-from workers.augment import Augmentation, evaluation_view
+from workers.augment import Augmentation
 from workers.decode import BadImage
-from workers.images import Dataset, Example, UInt8
+from workers.images import Dataset, UInt8
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,49 +110,21 @@ class Batches:
             yield example.image
 
 
-def evaluation_batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
-    """All examples in their own order, as an evaluation with one crop sees them; the unreadable skipped and counted.
-
-    Every batch but the last has `batch_size` examples.
-
-    Raises:
-        BadInput: Nothing in the data set can be read.
-    """
-    examples: list[Example] = []
-    skipped = 0
-    for index in range(len(dataset)):
-        try:
-            example = dataset.read(index)
-        except BadImage:
-            skipped += 1
-            continue
-        if len(examples) == batch_size:
-            yield _evaluated(dataset, examples, skipped)
-            examples, skipped = [], 0
-        examples.append(example)
-    if not examples:
-        raise BadInput(
-            f"{dataset.name}: got {skipped} unreadable examples of {len(dataset)}, expected readable ones to evaluate"
-        )
-    yield _evaluated(dataset, examples, skipped)
-
-
-def _evaluated(dataset: Dataset, examples: Sequence[Example], skipped: int) -> Batch:
-    view = evaluation_view(dataset.name, dataset.image_shape)
-    nothing = numpy_stream(0, "evaluation")  # the views draw nothing
-    pixels_BHWC = view([example.image for example in examples], len(examples), nothing)
-    return _assemble(dataset, pixels_BHWC, [example.label for example in examples], skipped)
-
-
 def _assemble(dataset: Dataset, pixels_BHWC: UInt8, labels: Sequence[int], skipped: int) -> Batch:
-    count, height, width, channels = pixels_BHWC.shape
+    _, height, width, channels = pixels_BHWC.shape
     if (channels, height, width) != dataset.image_shape:
         raise BadInput(
             f"{dataset.name}: got images of {(channels, height, width)}, expected {dataset.image_shape}: "
             "channels, height, width"
         )
-    images_BCHW = np.empty((count, channels, height, width), np.float32)
-    np.subtract(pixels_BHWC.transpose(0, 3, 1, 2), dataset.mean_C[:, None, None], out=images_BCHW)
-    images_BCHW *= np.float32(dataset.scale)
     labels_B = np.array(labels, np.int64)
-    return Batch(torch.from_numpy(images_BCHW), torch.from_numpy(labels_B), skipped)
+    return Batch(standardised(pixels_BHWC, dataset.mean_C, dataset.scale), torch.from_numpy(labels_B), skipped)
+
+
+def standardised(pixels_BHWC: UInt8, mean_C: npt.NDArray[np.float32], scale: float) -> Tensor:
+    """What a network is fed for these pixels: (pixel - mean) * scale, float32, contiguous, (B, C, H, W)."""
+    count, height, width, channels = pixels_BHWC.shape
+    images_BCHW = np.empty((count, channels, height, width), np.float32)
+    np.subtract(pixels_BHWC.transpose(0, 3, 1, 2), mean_C[:, None, None], out=images_BCHW)
+    images_BCHW *= np.float32(scale)
+    return torch.from_numpy(images_BCHW)

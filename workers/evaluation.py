@@ -1,20 +1,30 @@
-"""Evaluation: error and loss of a model on a data set's test split, one centre crop per image.
+"""Evaluation: the errors and the loss that one model, or an ensemble, makes on a data set's test split.
 
-Shape suffixes: B = images of a batch, K = classes, N = parameters.
+The images are dealt out to threads in fixed portions, and a portion's batches are formed within it: neither how many
+threads there are nor which one is faster changes a number.
+
+Shape suffixes: I = images of a portion, K = classes, N = parameters.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import torch
 
-from workers.batches import evaluation_batches
+from ps.errors import BadInput
+from workers.classification import Ensemble, batch_size, probabilities
+from workers.crops import Crops
 from workers.datasets import Dataset, DataSettings, load
+from workers.decode import BadImage
 from workers.gradient import GradientFunction
+from workers.images import Traits, UInt8
 from workers.models import ModelSettings, build
 
 if TYPE_CHECKING:
@@ -22,67 +32,137 @@ if TYPE_CHECKING:
 
     from ps.layout import Layout
 
-BATCH_SIZE = 64
+PORTION_BATCHES = 4  # at least as many full ones for each that a portion's end cuts short
 
-Predictor = Callable[["Tensor"], "Tensor"]  # images (B, C, H, W) to logits (B, K)
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Shares of wrongly classified examples (0.0667, not 6.67), mean cross entropy in nats, and over how many
-    examples.
+    """Shares of wrongly classified examples (0.0667, not 6.67), mean cross entropy in nats, over how many examples, and
+    how many more could not be read.
     """
 
     top1_error: float
     top5_error: float
     loss: float
     examples: int
+    skipped: int
 
 
 def evaluate(
-    predictors: Sequence[Predictor],
+    ensembles: Sequence[Ensemble],
     dataset: Dataset,
-    progress: Callable[[int], None] = lambda _: None,
+    crops: int = 1,
+    progress: Progress = lambda _: None,
+    complain: Callable[[BadImage], None] = lambda _: None,
 ) -> Evaluation:
     """Evaluate one model, or an ensemble whose probabilities are averaged.
 
     Args:
-        predictors: Each maps images (B, C, H, W) to logits (B, K).
+        ensembles: The same models once per thread; so many threads compute, each with torch's number of threads.
         dataset: What to evaluate on; unreadable images are left out.
-        progress: Told the number of examples done so far.
+        crops: 1, 10 or 144 per image.
+        progress: Told the number of examples done so far, unreadable ones included.
+        complain: Told of every unreadable image, in order.
 
     Raises:
-        ValueError: The data set has no readable example.
+        BadInput: The data set has no readable example, or there is no such number of crops.
     """
-    top1 = top5 = examples = 0
-    loss = 0.0
-    for batch in evaluation_batches(dataset, BATCH_SIZE):
-        probabilities = [torch.softmax(predict(batch.images_BCHW).float(), 1) for predict in predictors]
-        mean_BK = torch.stack(probabilities).mean(0)
-        labels_B = batch.labels_B
-        best_B5 = mean_BK.topk(min(5, mean_BK.shape[1]), 1).indices
-        hits_B5 = best_B5 == labels_B[:, None]
-        top1 += int(hits_B5[:, 0].sum())
-        top5 += int(hits_B5.sum())
-        picked_B = mean_BK.gather(1, labels_B[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
-        loss += float(-picked_B.log().sum())
-        examples += len(labels_B)
-        progress(examples)
+    traits = Traits.of(dataset)
+    shown = Crops.of(traits, crops)
+    images = -(-PORTION_BATCHES * batch_size(traits) // crops)
+    portions = [range(first, min(first + images, len(dataset))) for first in range(0, len(dataset), images)]
+    free: SimpleQueue[Ensemble] = SimpleQueue()
+    for ensemble in ensembles:
+        free.put(ensemble)
+
+    def tally(portion: range) -> _Tally:
+        ensemble = free.get()
+        try:
+            return _tally(ensemble, dataset, portion, shown, traits)
+        finally:
+            free.put(ensemble)
+
+    tallies: list[_Tally] = []
+    pool = ThreadPoolExecutor(len(ensembles))
+    try:
+        for portion, found in zip(portions, pool.map(tally, portions), strict=True):
+            tallies.append(found)
+            for error in found.unreadable:
+                complain(error)
+            progress(portion.stop)
+    finally:
+        pool.shutdown(cancel_futures=True)  # whatever ends this early must not wait for all portions
+    return _total(tallies, dataset)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """What a portion came to: hits, the sum of the losses, and the images that could not be read."""
+
+    top1: int
+    top5: int
+    loss: float
+    examples: int
+    unreadable: tuple[BadImage, ...]
+
+
+def _tally(ensemble: Ensemble, dataset: Dataset, portion: range, shown: Crops, traits: Traits) -> _Tally:
+    labels: list[int] = []
+    unreadable: list[BadImage] = []
+
+    def images() -> Iterator[UInt8]:
+        for index in portion:
+            try:
+                example = dataset.read(index)
+            except BadImage as error:
+                unreadable.append(error)
+                continue
+            labels.append(example.label)
+            yield example.image
+
+    found = list(probabilities(ensemble, images(), shown, traits))
+    if not found:
+        return _Tally(0, 0, 0.0, 0, tuple(unreadable))
+    mean_IK, labels_I1 = torch.stack(found), torch.tensor(labels)[:, None]
+    hits_I5 = mean_IK.topk(min(5, mean_IK.shape[1]), 1).indices == labels_I1
+    picked_I1 = mean_IK.gather(1, labels_I1).clamp_min(torch.finfo(torch.float32).tiny)
+    loss = float(-picked_I1.log().sum())
+    return _Tally(int(hits_I5[:, 0].sum()), int(hits_I5.sum()), loss, len(labels), tuple(unreadable))
+
+
+def _total(tallies: Sequence[_Tally], dataset: Dataset) -> Evaluation:
+    examples = sum(tally.examples for tally in tallies)
+    skipped = sum(len(tally.unreadable) for tally in tallies)
     if not examples:
-        raise ValueError("the test split has no readable example")
-    return Evaluation(
-        1 - top1 / examples, 1 - top5 / examples, loss / examples if math.isfinite(loss) else math.nan, examples
-    )
+        raise BadInput(
+            f"{dataset.name}: got {skipped} unreadable examples of {len(dataset)}, expected readable ones to evaluate"
+        )
+    top1, top5 = (1 - sum(hits) / examples for hits in zip(*((t.top1, t.top5) for t in tallies), strict=True))
+    loss = sum(tally.loss for tally in tallies) / examples
+    return Evaluation(top1, top5, loss if math.isfinite(loss) else math.nan, examples, skipped)
 
 
 class Evaluator:
-    """A model and the test split it is evaluated on, opened once for many evaluations."""
+    """A model and the test split it is evaluated on with one crop per image, opened once for many evaluations.
 
-    def __init__(self, model: ModelSettings, data: DataSettings, layout: Layout) -> None:
+    Args:
+        model: What computes.
+        data: Whose test split.
+        layout: Of the model's parameters.
+        threads: How many compute at once.
+    """
+
+    def __init__(self, model: ModelSettings, data: DataSettings, layout: Layout, threads: int = 1) -> None:
         self._dataset = load(data, "test")
-        network = build(model.name, len(self._dataset.classes), *self._dataset.image_shape[:2])
-        self._function = GradientFunction(network, layout, 0, model.precision)
+        classes, (channels, side, _) = len(self._dataset.classes), self._dataset.image_shape
+        self._functions = [
+            GradientFunction(build(model.name, classes, channels, side), layout, 0, model.precision)
+            for _ in range(threads)
+        ]
 
-    def evaluate(self, weights_N: Tensor, progress: Callable[[int], None] = lambda _: None) -> Evaluation:
+    def evaluate(self, weights_N: Tensor, progress: Progress = lambda _: None) -> Evaluation:
         """Evaluate the model with these weights."""
-        return evaluate([lambda images_BCHW: self._function.predict(weights_N, images_BCHW)], self._dataset, progress)
+        ensembles = [(partial(function.predict, weights_N),) for function in self._functions]
+        return evaluate(ensembles, self._dataset, progress=progress)

@@ -83,6 +83,12 @@ class Traits:
     mean: tuple[float, ...]
     scale: float
 
+    @classmethod
+    def of(cls, dataset: Dataset) -> Traits:
+        """What an open data set, a user's own perhaps, says of itself."""
+        mean = tuple(float(value) for value in dataset.mean_C)
+        return cls(dataset.name, tuple(dataset.classes), dataset.image_shape, mean, float(dataset.scale))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Described:

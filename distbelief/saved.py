@@ -1,0 +1,74 @@
+"""Saved models: the weights of a finished run, and the network that they belong to.
+
+Shape suffixes: B = images, C, H, W = channels, rows, columns, K = classes, N = parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distbelief import rundir
+from distbelief.card import Card, read_card
+from distbelief.config import Config
+from ps.layout import Layout
+from workers.classification import Predictor
+from workers.gradient import GradientFunction
+from workers.inception import Network
+from workers.models import build
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """The weights of a run, read.
+
+    Attributes:
+        run: The run's directory.
+        config: What the run was started with.
+        card: What the weights say of themselves.
+        sha256: Of the file.
+        weights_N: In the order of `layout`.
+    """
+
+    run: Path
+    config: Config
+    card: Card
+    sha256: str
+    layout: Layout
+    weights_N: Tensor
+
+    @classmethod
+    def open(cls, run: Path, weights: str) -> Saved:
+        """Read the weights `average` or `latest` of a run.
+
+        Raises:
+            BadInput: No such run, no such weights, or weights of another model.
+        """
+        config = rundir.config_of(run)
+        file = run / f"{weights}.safetensors"
+        card = read_card(file)
+        layout = Layout.of(_network(card).named_parameters(), 1)
+        weights_N = rundir.read_weights(file, layout)
+        return cls(run, config, card, hashlib.sha256(file.read_bytes()).hexdigest(), layout, weights_N)
+
+    def predictor(self) -> Predictor:
+        """The model for one thread. All predictors share the weights, and compute as the run did."""
+        function = GradientFunction(_network(self.card), self.layout, 0, self.config.model.precision)
+        return partial(function.predict, self.weights_N)
+
+    def network(self) -> Network:
+        """The network itself, with these weights, in eval mode."""
+        network = _network(self.card)
+        network.load_state_dict(self.layout.views(self.weights_N))
+        return network.eval()
+
+
+def _network(card: Card) -> Network:
+    channels, side, _ = card.traits.image_shape
+    return build(card.model, len(card.traits.classes), channels, side)
