@@ -19,10 +19,9 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from ps.errors import BadInput
-from workers.patches import Box, Generator, RandomPatch, UInt8
+from workers.patches import Generator, RandomPatch, UInt8
 
 Integers = npt.NDArray[np.int64]
 
@@ -164,10 +163,3 @@ def _sample(images_BHWC: UInt8, rows_BHW: Integers, columns_BHW: Integers) -> UI
     below = pixels.take(corner + stride, 0) * (256 - right) + pixels.take(corner + stride + 1, 0) * right
     out_BHWC: UInt8 = ((above * (256 - down) + below * down + ONE // 2) >> 16).astype(np.uint8)
     return out_BHWC
-
-
-def _resized(image: UInt8, height: int, width: int, box: Box) -> UInt8:
-    """The box of an image at another size; each pixel averages what it covers, so that shrinking does not alias."""
-    source = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    pixels = np.asarray(source.resize((width, height), Image.Resampling.BILINEAR, box=box))
-    return pixels[..., None] if image.shape[2] == 1 else pixels

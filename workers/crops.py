@@ -13,8 +13,8 @@ of 144, of weight 3.
 
 Images that fill the network's input as they are (digits, clothes, CIFAR-10) have nothing around them to cut off. They
 are framed in black up to those sizes, not enlarged, so that the crops are shifts, as in training; one crop is the image
-itself. Where mirror images mean something else (digits) there are none. So 10 means 10 or 5 distinct crops, 144 means 48
-or 24. Measured on digits: errors of 1.11 % (1 crop), 1.11 % (10), 0.83 % (144); enlarged 1.39 % and 2.50 %.
+itself. Where mirror images mean something else (digits) there are none. So 10 means 10 or 5 distinct crops, and 144
+means 48 or 24. Measured on digits: errors of 1.11 % (1 crop), 1.11 % (10), 0.83 % (144); enlarged 1.39 % and 2.50 %.
 
 Source: Szegedy et al. 2014, section 7 (144); Krizhevsky et al. 2012, section 4.1 (10).
 Shape suffixes: H = height, W = width, C = channels.
@@ -31,6 +31,7 @@ from PIL import Image
 
 from ps.errors import require
 from workers.images import Traits, UInt8
+from workers.patches import Box
 
 COUNTS = (1, 10, 144)
 PUBLISHED_INPUT, PUBLISHED_SIDES = 224, (256, 288, 320, 352)
@@ -144,7 +145,7 @@ def _five(square: UInt8, size: int) -> list[UInt8]:
     return [square[top : top + size, left : left + size] for top, left in corners]
 
 
-def _resized(image: UInt8, height: int, width: int, box: tuple[float, float, float, float] | None = None) -> UInt8:
+def _resized(image: UInt8, height: int, width: int, box: Box | None = None) -> UInt8:
     """The image, or a box of it (left, top, right, bottom), at another size."""
     source = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     pixels = np.asarray(source.resize((width, height), Image.Resampling.BILINEAR, box=box))
