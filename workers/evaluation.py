@@ -47,7 +47,7 @@ class Evaluation:
     top5_error: float
     loss: float
     examples: int
-    skipped: int
+    skipped: int = 0
 
 
 def evaluate(

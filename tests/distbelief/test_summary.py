@@ -36,7 +36,7 @@ from workers.evaluation import Evaluation
 
 PLAN = LeasePlan(examples=25, batch_size=10, epochs=2, seed=3)  # leases of 10, 10, 5, 10, 10, 5 examples
 FACTS: dict[str, Any] = {"workers": 3, "shards": 2, "model": "inception-mini", "parameters": 32, "seed": 3}
-AVERAGE = Evaluation(top1_error=0.25, top5_error=0.125, loss=0.75, examples=8)
+AVERAGE = Evaluation(top1_error=0.25, top5_error=0.125, loss=0.75, examples=8, skipped=1)
 LATEST = Evaluation(top1_error=0.5, top5_error=0.0, loss=1.5, examples=8)
 BOTH = {"average": (AVERAGE, "aa"), "latest": (LATEST, "bb")}
 
@@ -134,8 +134,12 @@ def test_every_key_by_hand(tmp_path: Path) -> None:
         "train_loss": 3.0,
         "worker_seconds": {"compute": 3.0, "decode": 0.125, "exchange": 2.0, "lease": 1.0, "turn": 0.5},
         "evaluation": {
-            "average": {"top1_error": 0.25, "top5_error": 0.125, "loss": 0.75, "examples": 8, "sha256": "aa"},
-            "latest": {"top1_error": 0.5, "top5_error": 0.0, "loss": 1.5, "examples": 8, "sha256": "bb"},
+            "average": {
+                "top1_error": 0.25, "top5_error": 0.125, "loss": 0.75, "examples": 8, "skipped": 1, "sha256": "aa",
+            },
+            "latest": {
+                "top1_error": 0.5, "top5_error": 0.0, "loss": 1.5, "examples": 8, "skipped": 0, "sha256": "bb",
+            },
         },
         "journal_sha256": digest.hexdigest(),
         "replayable": True,
@@ -238,7 +242,7 @@ def test_the_loss_is_that_of_the_last_epoch_s_worth_of_leases_weighted_by_their_
 def test_what_was_not_evaluated_is_null(tmp_path: Path) -> None:
     found = summary(tmp_path, RUN, evaluations={"average": (None, "aa"), "latest": (LATEST, "bb")})
     assert found["evaluation"]["average"] == {
-        "top1_error": None, "top5_error": None, "loss": None, "examples": 0, "sha256": "aa",
+        "top1_error": None, "top5_error": None, "loss": None, "examples": 0, "skipped": 0, "sha256": "aa",
     }  # fmt: skip
 
 
@@ -247,7 +251,7 @@ def test_the_loss_of_diverged_weights_is_null(loss: float, tmp_path: Path) -> No
     evaluations = {"average": (AVERAGE, "aa"), "latest": (Evaluation(0.9, 0.5, loss, 8), "bb")}
     found = summary(tmp_path, RUN, evaluations=evaluations, stopped_by="diverged", message="diverged at update 4")
     assert found["evaluation"]["latest"] == {
-        "top1_error": 0.9, "top5_error": 0.5, "loss": None, "examples": 8, "sha256": "bb",
+        "top1_error": 0.9, "top5_error": 0.5, "loss": None, "examples": 8, "skipped": 0, "sha256": "bb",
     }  # fmt: skip
     assert (found["stopped_by"], found["message"]) == ("diverged", "diverged at update 4")
 

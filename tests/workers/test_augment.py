@@ -9,29 +9,19 @@ from ps.errors import BadInput
 from ps.streams import numpy_stream
 from workers.augment import (
     Augmentation,
-    CentreCrop,
     Identity,
     Jitter,
     RandomPatch,
     ShiftAndMirror,
-    evaluation_view,
     training_augmentation,
 )
 
-ALL: list[Augmentation] = [
-    Identity(), ShiftAndMirror(2), Jitter(15.0, 0.2, 1 / 8), CentreCrop(14, 16),
-]  # fmt: skip
+ALL: list[Augmentation] = [Identity(), ShiftAndMirror(2), Jitter(15.0, 0.2, 1 / 8)]
 
 
 def noise(count: int, height: int = 16, width: int = 16, channels: int = 1) -> list[np.ndarray]:
     stream = numpy_stream(1, f"{count}/{height}/{width}/{channels}")
     return list(stream.integers(0, 256, (count, height, width, channels), np.uint8))
-
-
-def gradient(height: int, width: int) -> np.ndarray:
-    """Red tells the row, green the column."""
-    rows, columns = np.indices((height, width))
-    return np.stack([rows * 255 // (height - 1), columns * 255 // (width - 1), rows * 0], -1).astype(np.uint8)
 
 
 @pytest.mark.parametrize("augmentation", ALL, ids=lambda it: type(it).__name__)
@@ -45,7 +35,7 @@ def test_same_stream_same_bytes_and_the_images_stay(augmentation: Augmentation, 
     assert once.dtype == np.uint8
     assert once.shape[0] == 6
     assert once.shape[3] == channels
-    random = not isinstance(augmentation, Identity | CentreCrop)
+    random = not isinstance(augmentation, Identity)
     assert random != np.array_equal(once, augmentation(images, 6, numpy_stream(1, "a")))
 
 
@@ -113,20 +103,6 @@ def test_jitter_stays_within_its_ranges() -> None:
     assert away.max() > 3
 
 
-@pytest.mark.parametrize("size", [(1, 1), (300, 2), (40, 3000), (10, 10), (223, 224)])
-def test_every_size_gives_a_centre(size: tuple[int, int]) -> None:
-    image = noise(1, *size, 3)[0]
-    assert CentreCrop(24, 28)([image] * 5, 5, numpy_stream(0, "a")).shape == (5, 24, 24, 3)
-
-
-def test_centre_crop_is_the_centre() -> None:
-    crop = CentreCrop(224, 256)([gradient(512, 1024)], 1, numpy_stream(0, "a"))[0].astype(np.float64)
-    assert crop[..., 0].mean() == pytest.approx(127.5, abs=1)
-    assert crop[0, 0, 0] == pytest.approx(255 * 16 / 256, abs=2)
-    assert crop[0, 0, 1] == pytest.approx(255 * (512 - 224) / 2 / 512, abs=2)
-    assert np.array_equal(CentreCrop(16, 16)(noise(2), 2, numpy_stream(0, "a")), np.stack(noise(2)))
-
-
 def test_images_of_different_sizes_need_a_crop() -> None:
     with pytest.raises(BadInput, match=r"got images of different sizes in one batch: \[\(8, 8, 1\), \(9, 8, 1\)\]"):
         Identity()([*noise(1, 8, 8), *noise(1, 9, 8)], 2, numpy_stream(0, "a"))
@@ -139,5 +115,3 @@ def test_each_data_set_has_its_own() -> None:
     assert training_augmentation("cifar10", (3, 32, 32)) == ShiftAndMirror(4)
     assert training_augmentation("imagefolder", (3, 224, 224)) == RandomPatch(224)
     assert training_augmentation("a user's own", (3, 9, 9)) == Identity()
-    assert evaluation_view("imagefolder", (3, 224, 224)) == CentreCrop(224, 256)
-    assert evaluation_view("cifar10", (3, 32, 32)) == Identity()

@@ -18,7 +18,7 @@ from PIL import Image
 from ps.errors import BadInput
 from ps.leases import LeasePlan
 from workers.augment import Identity, training_augmentation
-from workers.batches import Batch, Batches, evaluation_batches
+from workers.batches import Batch, Batches
 from workers.datasets import KNOWN, BadImage, Dataset, DataSettings, Example, load
 from workers.images import ArrayImages, UInt8
 from workers.patches import Generator, RandomPatch
@@ -202,35 +202,16 @@ def test_images_must_have_the_declared_shape() -> None:
         Batches(wrong, plan, Identity()).batch(plan.lease(0, 0, 0.0))
 
 
-# --- evaluation -------------------------------------------------------------------------------------------------------
+# --- folders ----------------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_goes_through_everything_in_order() -> None:
-    read = list(evaluation_batches(numbered(25), 10))
-    assert [indices(batch) for batch in read] == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
-
-
-@pytest.mark.parametrize("unreadable", [(0,), (9,), (10,), (24,), (3, 4, 19, 20, 21, 22, 23, 24)])
-def test_evaluation_counts_what_it_skips(unreadable: tuple[int, ...]) -> None:
-    read = list(evaluation_batches(damaged(25, *unreadable), 10))
-    assert indices(*read) == [index for index in range(25) if index not in unreadable]
-    assert sum(batch.skipped for batch in read) == len(unreadable)
-    assert all(len(batch.labels_B) == 10 for batch in read[:-1])
-
-
-def test_evaluation_of_nothing_is_an_error() -> None:
-    with pytest.raises(BadInput, match="numbered: got 2 unreadable examples of 2, expected readable ones to evaluate"):
-        list(evaluation_batches(damaged(2, 0, 1), 10))
-
-
-def test_folders_are_cropped_for_training_and_evaluation(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        (tmp_path / split / "ant").mkdir(parents=True)
-        for number, size in enumerate([(300, 200), (90, 400), (224, 224)]):
-            Image.new("RGB", size, (123, 117, 104)).save(tmp_path / split / "ant" / f"{number}.png")
-    train, test = (load(DataSettings("imagefolder", str(tmp_path)), split) for split in ("train", "test"))  # type: ignore[arg-type]
+def test_folders_are_cut_to_the_network_s_size(tmp_path: Path) -> None:
+    (tmp_path / "train" / "ant").mkdir(parents=True)
+    for number, size in enumerate([(300, 200), (90, 400), (224, 224)]):
+        Image.new("RGB", size, (123, 117, 104)).save(tmp_path / "train" / "ant" / f"{number}.png")
+    train = load(DataSettings("imagefolder", str(tmp_path)), "train")
     plan = LeasePlan(examples=3, batch_size=3, epochs=1, seed=0)
-    batches = Batches(train, plan, RandomPatch(train.image_shape[1], strength=0.0, lighting=0.0))
-    for batch in (batches.batch(plan.lease(0, 0, 0.0)), *evaluation_batches(test, 4)):
-        assert batch.images_BCHW.shape == (3, 3, 224, 224)
-        assert not batch.images_BCHW.any()  # all pixels are the mean: red, green and blue are where they belong
+    patch = RandomPatch(train.image_shape[1], strength=0.0, lighting=0.0)
+    batch = Batches(train, plan, patch).batch(plan.lease(0, 0, 0.0))
+    assert batch.images_BCHW.shape == (3, 3, 224, 224)
+    assert not batch.images_BCHW.any()  # all pixels are the mean: red, green and blue are where they belong
