@@ -77,6 +77,8 @@ def _explained(error: click.UsageError, arguments: Sequence[str]) -> str:
         case click.BadOptionUsage():
             got = "a value, expected none" if "not take" in error.message else "no value, expected one"
             text = f"{error.option_name}: got {got}"
+        case click.MissingParameter(param=click.Option() as option):
+            text = f"got no {option.opts[0]}, expected {option.opts[0]} {option.type.name}"
         case click.MissingParameter():
             name = error.param.make_metavar(error.ctx).rstrip(".") if error.param and error.ctx else "argument"
             text = f"got no {name}, expected at least one"

@@ -113,10 +113,11 @@ def _facts(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
     if config.rule.rule in ("momentum", "nesterov"):
         rule += f", momentum {config.rule.momentum:g}"
     run, cluster, plan = config.run, config.cluster, spec.plan
+    member = f", ensemble member {run.ensemble_member}" if run.ensemble_member else ""
     return [
         ("run", os.path.relpath(spec.folder)),
         ("data", f"{config.data.name}, {plan.examples:,} examples, {run.epochs} epochs in batches of {run.batch_size}"),
-        ("model", f"{config.model.name}, {spec.layout.size:,} parameters, {config.model.precision}"),
+        ("model", f"{config.model.name}, {spec.layout.size:,} parameters, {config.model.precision}{member}"),
         ("cluster", f"{cluster.workers} workers, {cluster.shards} shards, address {cluster.address}"),
         ("rule", rule),
     ]

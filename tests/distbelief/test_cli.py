@@ -35,6 +35,8 @@ def behind(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Behind], None]:
 
 LAUNCH = "distbelief.launcher.run_from_command_line"
 EVALUATE = "distbelief.evaluate.evaluate_command"
+PREDICT = "distbelief.predict.predict_command"
+EXPORT = "distbelief.export.export_command"
 STATUS = "distbelief.status.status_command"
 
 
@@ -71,7 +73,7 @@ def test_every_option_of_launch_has_its_key_and_kind(behind: Callable[[str, Behi
     typed = (
         "--preset cifar10 --workers 4 --shards 2 --data-root d --run r --seed 7 --epochs 3 --address auto --lr 1e-2 "
         "--model googlenet --batch-size 16 --momentum 0 --precision bfloat16 --target-error .05 --max-seconds 9 "
-        "--init-from i --config c --bad-images fail"
+        "--init-from i --config c --bad-images fail --ensemble-member 2"
     )
     assert cli.run(["launch", *typed.split()]) == 0
     options = {
@@ -80,6 +82,7 @@ def test_every_option_of_launch_has_its_key_and_kind(behind: Callable[[str, Behi
         "model.name": "googlenet", "run.batch_size": 16, "schedule.rate": 0.01, "rule.momentum": 0.0,
         "model.precision": "bfloat16", "run.target_error": 0.05,
         "run.max_seconds": 9.0, "run.init_from": Path("i"), "config": Path("c"),
+        "run.ensemble_member": 2,
     }  # fmt: skip
     assert seen == [(options, (), False)]
     assert len(options) == len(cli.SETTINGS)
@@ -132,6 +135,23 @@ def test_data_passes_on_its_arguments(behind: Callable[[str, Behind], None]) -> 
     ]
 
 
+def test_predict_and_export_pass_on_their_arguments(behind: Callable[[str, Behind], None]) -> None:
+    seen: list[tuple[object, ...]] = []
+    for name in (PREDICT, EXPORT):
+        behind(name, noting(seen))
+    for typed in (
+        "predict a x.jpg", "predict a x.jpg y.png --weights latest --crops 144 --json",
+        "export a --format onnx", "export a --format safetensors --weights latest --output o",
+    ):  # fmt: skip
+        assert cli.run(typed.split()) == 0
+    assert seen == [
+        (Path("a"), (Path("x.jpg"),), "average", 1, False),
+        (Path("a"), (Path("x.jpg"), Path("y.png")), "latest", 144, True),
+        (Path("a"), "onnx", None, "average"),
+        (Path("a"), "safetensors", Path("o"), "latest"),
+    ]
+
+
 def test_the_exit_code_is_the_function_s(behind: Callable[[str, Behind], None]) -> None:
     behind(STATUS, lambda *_: 3)
     assert cli.run(["status"]) == 3
@@ -144,8 +164,8 @@ def test_the_exit_code_is_the_function_s(behind: Callable[[str, Behind], None]) 
     ("typed", "line"),
     [
         ("lunch",
-         'got lunch, expected one of launch, evaluate, status, replay, verify, data, bench (did you mean "launch"?); '
-         "see distbelief --help"),
+         'got lunch, expected one of launch, evaluate, predict, export, status, replay, verify, data, bench '
+         '(did you mean "launch"?); see distbelief --help'),
         ("data fetch", "got no NAME, expected at least one; see distbelief data fetch --help"),
         ("bench gradiant",
          'got gradiant, expected one of gradient (did you mean "gradient"?); see distbelief bench --help'),
@@ -161,6 +181,10 @@ def test_the_exit_code_is_the_function_s(behind: Callable[[str, Behind], None]) 
          "--precision: got 'float16', expected float32 or bfloat16; see distbelief launch --help"),
         ("launch --workers", "--workers: got no value, expected one; see distbelief launch --help"),
         ("launch digits", "got unexpected extra argument (digits), expected none; see distbelief launch --help"),
+        ("evaluate a --crops 7", "--crops: got '7', expected 1, 10 or 144; see distbelief evaluate --help"),
+        ("predict a --crops ten", "--crops: got 'ten', expected 1, 10 or 144; see distbelief predict --help"),
+        ("predict a", "got no IMAGE, expected at least one; see distbelief predict --help"),
+        ("export a", "got no --format, expected --format safetensors|onnx; see distbelief export --help"),
         ("status --json=yes", "--json: got a value, expected none; see distbelief status --help"),
         ("status a b", "got unexpected extra argument (b), expected none; see distbelief status --help"),
         ("evaluate", "got no RUN, expected at least one; see distbelief evaluate --help"),
@@ -281,7 +305,7 @@ def test_help_has_examples_and_fits_the_screen(
 def test_help_names_every_command_preset_and_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.partition("Commands:\n")[2].splitlines()] == [
-        "launch", "evaluate", "status", "replay", "verify", "data", "bench",
+        "launch", "evaluate", "predict", "export", "status", "replay", "verify", "data", "bench",
     ]  # fmt: skip
     words = " ".join(setting.help for setting in cli.SETTINGS)
     for name in (*presets(), *MODELS):

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 RANGES: dict[str, tuple[list[object], list[object]]] = {
     "run.seed": ([-1, 1 << 63], [0, (1 << 63) - 1]),
     "run.epochs": ([0, -3], [1]),
+    "run.ensemble_member": ([-1], [0, 6]),
     "run.batch_size": ([0], [1]),
     "run.max_seconds": ([-0.1, math.nan], [0.0, 3]),
     "run.target_error": ([-0.01, 1.0, 5, math.nan], [0.0, 0.999]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,15 +18,20 @@ from torch import Tensor
 
 from distbelief import cli, rundir
 from distbelief import evaluate as evaluate_module
+from distbelief.card import Card
 from distbelief.config import Config
 from distbelief.evaluate import evaluate_command
 from ps.layout import Layout
-from workers.datasets import DataSettings, load
+from workers.datasets import BadImage, DataSettings, Example, load
+from workers.images import Traits
 from workers.inception import initialise
 from workers.models import build
 
 MODEL = "inception-mini"
 EXAMPLES = 360  # in the test split of digits
+
+DIGITS = Traits.of(load(DataSettings(), "test"))
+CARD = Card(MODEL, "a run", 3, DIGITS)
 
 MakeRun = Callable[..., Path]
 
@@ -70,7 +76,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def run(tmp_path: Path) -> MakeRun:
     """Make a finished run: `average` has the weights of one seed, `latest` of another."""
 
-    def make(name: str, average: int = 0, latest: int = 1, **values: object) -> Path:
+    def make(name: str, average: int = 0, latest: int = 1, card: Card = CARD, **values: object) -> Path:
         given = {key.replace("_", ".", 1): value for key, value in values.items()}
         folder = rundir.create(Config.of({"run.folder": str(tmp_path / name), **given}), "stamp")
         for weights, seed in (("average", average), ("latest", latest)):
@@ -78,7 +84,7 @@ def run(tmp_path: Path) -> MakeRun:
             layout = Layout.of(parameters, 1)
             weights_N = torch.empty(layout.size)
             layout.flatten(dict(parameters), weights_N)
-            rundir.write_weights(folder, weights, layout, weights_N, {})
+            rundir.write_weights(folder, weights, layout, weights_N, card.metadata())
         return folder
 
     return make
@@ -123,6 +129,7 @@ def test_one_run_as_json(weights: str, seed: int, run: MakeRun, capsys: pytest.C
         "top5_error": pytest.approx(expected["top5_error"], abs=1e-12),
         "loss": pytest.approx(expected["loss"], rel=1e-5),
         "examples": EXAMPLES,
+        "skipped": 0,
         "weights": weights,
         "crops": 1,
         "sha256": [sha256(folder / f"{weights}.safetensors")],
@@ -162,7 +169,7 @@ def test_as_text(run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_loss_of_diverged_weights_is_null(run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run("a")
     layout = Layout.of(network(0).named_parameters(), 1)
-    rundir.write_weights(folder, "average", layout, torch.full((layout.size,), torch.nan), {})
+    rundir.write_weights(folder, "average", layout, torch.full((layout.size,), torch.nan), CARD.metadata())
     found = as_json(capsys, [folder])
     assert (found["loss"], found["examples"]) == (None, EXAMPLES)
 
@@ -190,7 +197,7 @@ def test_damaged_weights(damage: str, run: MakeRun, capsys: pytest.CaptureFixtur
 
 
 def test_weights_of_another_model(run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = run("a", model_name="inception-small", data_name="digits")
+    folder = run("a", card=replace(CARD, model="inception-small"))
     assert refusal(capsys, folder).startswith(f"weights: {folder / 'average.safetensors'} is of another model: ")
 
 
@@ -213,5 +220,74 @@ def test_runs_of_different_images_under_one_name(
     assert refusal(capsys, *folders) == expected
 
 
-def test_other_crops_than_the_centre(run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refusal(capsys, run("a"), "--crops", 10) == "crops: got 10, expected 1 (the centre crop)"
+def test_runs_of_different_classes(run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    renamed = replace(CARD, traits=replace(DIGITS, classes=(*"abcdefghij",)))
+    folders = [run("a"), run("b", card=renamed)]
+    expected = f"{folders[1]}: got weights for 10 classes (a, b, c, ...), expected 10 classes (0, 1, 2, ...)"
+    assert refusal(capsys, *folders) == expected
+
+
+def test_weights_that_were_fed_otherwise(run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run("a", card=replace(CARD, traits=replace(DIGITS, mean=(0.0,))))
+    assert refusal(capsys, folder) == (
+        f"{folder}: got weights for images of 1x16x16 (mean 0, scale 0.0123396), "
+        "expected 1x16x16 (mean 77.89, scale 0.0123396)"
+    )
+
+
+def test_weights_without_a_word_on_their_classes(run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run("a")
+    layout = Layout.of(network(0).named_parameters(), 1)
+    rundir.write_weights(folder, "average", layout, torch.zeros(layout.size), {"model": MODEL})
+    assert refusal(capsys, folder) == (
+        f"weights: got {folder / 'average.safetensors'} without a word on its classes and images "
+        "(KeyError: 'image_shape'), expected a file that `distbelief launch` wrote"
+    )
+
+
+# --- what a person is told besides ------------------------------------------------------------------------------------
+
+
+def test_an_average_of_nothing_is_said_to_be_the_latest(run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [run("a"), run("b", card=replace(CARD, averaged_versions=0))]
+    assert evaluate_command(folders, "average", 1, True) == 0
+    note = f"distbelief: {folders[1]} ended before a version was averaged: its average is its latest weights\n"
+    assert capsys.readouterr().err == note
+    assert evaluate_command(folders, "latest", 1, True) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_unreadable_images_are_counted_and_the_first_named(
+    run: MakeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Torn(type(load(DataSettings(), "test"))):  # type: ignore[misc]
+        def read(self, index: int) -> Example:
+            if index % 50 == 7:
+                raise BadImage(f"{index}.png: got nothing, expected an image")
+            return super().read(index)  # type: ignore[no-any-return]
+
+    whole = load(DataSettings(), "test")
+    torn = Torn(whole.traits, whole.images_NHWC, whole.labels_N)  # type: ignore[attr-defined]
+    monkeypatch.setattr(evaluate_module, "load", lambda *_: torn)
+    assert evaluate_command([run("a")], "average", 1, False) == 0
+    out, err = capsys.readouterr()
+    assert "(average weights, 352 test images, 8 unreadable left out): " in out
+    named = [f"distbelief: {index}.png: got nothing, expected an image" for index in (7, 57, 107, 157, 207)]
+    assert err.splitlines() == [*named, "distbelief: ... and 3 more that cannot be read"]
+
+
+# --- crops ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("crops", [10, 144])
+def test_crops_change_the_numbers_and_not_the_examples(
+    crops: int, run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run("a")
+    assert evaluate_command([folder], "average", crops, True) == 0
+    found = json.loads(capsys.readouterr().out)
+    once = as_json(capsys, [folder])
+    assert (found["crops"], found["examples"]) == (crops, EXAMPLES)
+    assert found["loss"] != once["loss"]
+    assert evaluate_command([folder], "average", crops, False) == 0
+    assert f"360 test images, {crops} crops each): " in capsys.readouterr().out

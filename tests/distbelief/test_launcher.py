@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +21,11 @@ from distbelief.launcher import Prepared, prepare, run_from_command_line
 from distbelief.progress import Fact, Moment
 from ps.errors import BadInput, RunFailed
 from ps.layout import Layout
+from workers.augment import training_augmentation
+from workers.batches import Batch, Batches
+from workers.datasets import load
 from workers.evaluation import Evaluation
+from workers.images import Traits
 from workers.inception import initialise
 from workers.models import build
 
@@ -66,8 +71,9 @@ def test_a_run_that_can_start(tmp_path: Path) -> None:
     assert (len(spec.token), spec.run.count("-")) == (64, 2)
     assert found.facts == {
         "workers": 5, "shards": 3, "model": "inception-mini", "parameters": spec.layout.size, "seed": 7,
-        "preset": "digits", "data": "digits", "data_fingerprint": DIGITS_FINGERPRINT,
+        "ensemble_member": 0, "preset": "digits", "data": "digits", "data_fingerprint": DIGITS_FINGERPRINT,
     }  # fmt: skip
+    assert found.traits == Traits("digits", tuple("0123456789"), (1, 16, 16), (float(np.float32(77.89)),), 1 / 81.04)
 
 
 def test_two_runs_share_neither_id_nor_token(tmp_path: Path) -> None:
@@ -110,6 +116,45 @@ def test_the_seed_decides_the_initial_weights_and_nothing_else_does(tmp_path: Pa
     assert torch.equal(first.weights_N, back.weights_N)
     assert not torch.equal(first.weights_N, other.weights_N)
     assert torch.isfinite(first.weights_N).all()
+
+
+def member(folder: Path, number: int, **values: object) -> Prepared:
+    return prepared(folder, run_ensemble_member=number, **values)
+
+
+def batch(found: Prepared, id: int) -> Batch:
+    """What a worker of this run makes of a lease."""
+    dataset = load(found.spec.data, "train")
+    augmentation = training_augmentation(dataset.name, dataset.image_shape)
+    return Batches(dataset, found.spec.plan, augmentation).batch(found.spec.plan.lease(id, 0, 0.0))
+
+
+def test_the_members_of_an_ensemble_share_the_initial_weights_and_nothing_else(tmp_path: Path) -> None:
+    runs = [member(tmp_path / str(number), number, run_seed=1) for number in range(3)]
+    assert all(torch.equal(run.weights_N, runs[0].weights_N) for run in runs)
+    assert len({run.spec.plan.order(0).tobytes() for run in runs}) == 3
+    labels = {tuple(batch(run, 5).labels_B.tolist()) for run in runs}
+    pixels = {batch(run, 5).images_BCHW.numpy().tobytes() for run in runs}
+    assert (len(labels), len(pixels)) == (3, 3)
+    assert [run.facts["seed"] for run in runs] == [1, 1, 1]
+    assert [run.facts["ensemble_member"] for run in runs] == [0, 1, 2]
+    assert dict(launcher._facts(Config.of({"run.ensemble_member": 2}), runs[2]))["model"].endswith(
+        ", ensemble member 2"
+    )
+
+
+def test_member_0_is_a_plain_run(tmp_path: Path) -> None:
+    plain, first = prepared(tmp_path / "a", run_seed=1), member(tmp_path / "b", 0, run_seed=1)
+    assert torch.equal(plain.weights_N, first.weights_N)
+    assert plain.spec.plan == first.spec.plan
+    assert torch.equal(batch(plain, 5).images_BCHW, batch(first, 5).images_BCHW)
+
+
+def test_a_member_is_the_same_again_from_its_config_toml(tmp_path: Path) -> None:
+    once = member(tmp_path / "a", 2)
+    again = prepare(Config.of({"run.folder": str(tmp_path / "b")}, tmp_path / "a" / "config.toml"))
+    assert again.spec.plan == once.spec.plan
+    assert again.spec.plan != member(tmp_path / "c", 2, run_seed=1).spec.plan
 
 
 def test_fingerprints_depend_on_the_data_and_the_layout_alone(tmp_path: Path) -> None:
