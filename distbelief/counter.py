@@ -13,20 +13,17 @@ from distbelief.progress import LINE_SECONDS, duration, percent
 
 
 class Counter:
-    """Counts to a known total; nothing of it stays on a terminal, and nothing appears for what is over at once.
+    """Counts to a total; nothing of it stays on a terminal, and nothing appears for what is over at once.
 
     Args:
         name: What goes on.
-        total: Of how many.
         unit: What is counted.
         stream: Where it is shown.
         clock: Seconds, for the plain lines.
     """
 
-    def __init__(
-        self, name: str, total: int, unit: str, stream: TextIO, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._name, self._total, self._unit = name, total, unit
+    def __init__(self, name: str, unit: str, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name, self._unit = name, unit
         self._stream = stream
         self._clock = clock
         self._began = self._written = clock()
@@ -37,7 +34,7 @@ class Counter:
             TimeRemainingColumn(compact=True), TextColumn("left"),
         )  # fmt: skip
         self._bar = Progress(*columns, console=console, transient=True, disable=not self._live)
-        self._task = self._bar.add_task(name, total=total)
+        self._task = self._bar.add_task(name, total=None)
 
     def __enter__(self) -> Counter:
         self._bar.start()
@@ -46,16 +43,14 @@ class Counter:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def show(self, done: int) -> None:
-        """So many are done. Cheap: call it as often as there is news."""
-        self._bar.update(self._task, completed=done)
+    def show(self, done: int, total: int) -> None:
+        """So many of all are done. Cheap: call it as often as there is news."""
+        self._bar.update(self._task, completed=done, total=total)
         now = self._clock()
         if self._live or now - self._written < LINE_SECONDS:
             return
         self._written = now
-        left = (now - self._began) * (self._total - done) / done if done else None
-        self._stream.write(
-            f"{self._name}  {done:,}/{self._total:,} {self._unit}  {percent(done / self._total, 1)}  "
-            f"eta {duration(left)}\n"
-        )
+        left = (now - self._began) * (total - done) / done if done else None
+        share = percent(done / total, 1)
+        self._stream.write(f"{self._name}  {done:,}/{total:,} {self._unit}  {share}  eta {duration(left)}\n")
         self._stream.flush()

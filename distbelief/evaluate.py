@@ -52,8 +52,12 @@ def evaluate_models(models: Sequence[Saved], crops: int) -> Evaluation:
     torch.set_num_threads(1)  # of each of the threads below
     ensembles = [[model.predictor() for model in models] for _ in os.sched_getaffinity(0)]
     unreadable: list[BadImage] = []
-    with Counter("evaluating", len(dataset), "images", sys.stderr) as counter:
-        evaluation = evaluate(ensembles, dataset, crops, counter.show, unreadable.append)
+    with Counter("evaluating", "images", sys.stderr) as counter:
+
+        def look(done: int) -> None:
+            counter.show(done, len(dataset))
+
+        evaluation = evaluate(ensembles, dataset, crops, look, unreadable.append)
     for error in unreadable[:NAMED]:
         _note(str(error))
     if len(unreadable) > NAMED:

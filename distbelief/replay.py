@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -29,10 +30,13 @@ from cluster.recording import Recording
 from cluster.replayed import Replay, ReplayPieces
 from cluster.witnesses import CannotGoOn, Difference, unlike
 from distbelief import memory, rundir
+from distbelief.card import Card
+from distbelief.counter import Counter
 from distbelief.draft import Draft, draft
 from ps.errors import BadInput, RunFailed, require
 from ps.journal import ShardOpened
 from workers.arithmetic import arithmetic
+from workers.images import Traits
 
 IDENTICAL, DIFFERENT, INCOMPLETE = "identical", "different", "incomplete"
 EXIT_CODES = {IDENTICAL: 0, DIFFERENT: 1, INCOMPLETE: 3}
