@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from cluster.machines import Computation, build_averager, build_ledger, build_program, build_shard, no_gradient
+from cluster.machines import build_averager, build_ledger, build_program, build_shard, no_gradient
+from cluster.vectors import OwnVectors, Vectors
 from ps.averager import Averager
 from ps.journal import Record
 from ps.ledger import Ledger
@@ -41,8 +42,7 @@ class Pieces:
     Attributes:
         shards, ledger, averager: The state machines, at their beginning.
         program: Makes one worker's program: (worker, weights_N) -> Program.
-        computation: Computes every worker's gradients, each at the moment when it is done.
-        elements: N: of the vectors that workers hold; 0 in a simulation without gradients.
+        vectors: Where workers' weights and gradients are; computes each gradient at the moment when it is done.
         vector_bytes: Per shard, what a gradient or the weights take on the wire.
         recorders: Per actor; all workers share that of Address(Role.WORKER).
     """
@@ -51,23 +51,19 @@ class Pieces:
     ledger: Ledger
     averager: Averager
     program: Callable[[int, Tensor], Program]
-    computation: Computation
-    elements: int
+    vectors: Vectors
     vector_bytes: Sequence[int]
     recorders: Mapping[Address, Recorder]
 
 
-def with_gradients(
-    spec: RunSpec, weights_N: Tensor, computation: Computation, recorders: Mapping[Address, Recorder]
-) -> Pieces:
+def with_gradients(spec: RunSpec, weights_N: Tensor, vectors: Vectors, recorders: Mapping[Address, Recorder]) -> Pieces:
     """The pieces of a run that learns, from these initial weights (copied)."""
     return Pieces(
         [build_shard(spec, shard, weights_N[bound].clone()) for shard, bound in enumerate(spec.bounds)],
         build_ledger(spec),
         build_averager(spec),
         build_program(spec, spec.bounds),
-        computation,
-        spec.layout.size,
+        vectors,
         _vector_bytes(spec),
         recorders,
     )
@@ -80,8 +76,7 @@ def without_gradients(spec: RunSpec, recorders: Mapping[Address, Recorder]) -> P
         build_ledger(spec),
         build_averager(spec),
         build_program(spec, (slice(0, 0),) * spec.layout.shards),
-        no_gradient,
-        0,
+        OwnVectors(0, no_gradient),
         _vector_bytes(spec),
         recorders,
     )

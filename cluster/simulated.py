@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from cluster.agenda import LATE, Agenda
@@ -38,7 +37,7 @@ from ps.messages import (
     WorkerLost,
 )
 from ps.shard import Outbox
-from workers.program import Answer, Ask, Compute, Gradient, Note, Program
+from workers.program import Answer, Ask, Compute, Note, Program
 
 TICK_SECONDS = 1.0
 
@@ -48,11 +47,8 @@ class _Worker:
     """One logical worker. Invariant: missing counts the Nones in answers."""
 
     id: int
-    address: Address
     program: Program
     compute_seconds: Callable[[], float]
-    weights_N: Tensor
-    gradient_N: Tensor
     answers: list[Message | None] = field(default_factory=list)
     missing: int = 0
     places: dict[Address, int] = field(default_factory=dict)  # whose answer goes where in `answers`
@@ -75,6 +71,7 @@ class Simulation:
 
     def __init__(self, pieces: Pieces, model: ClusterModel, workers: int, max_seconds: float = 0.0) -> None:
         self._pieces = pieces
+        self._vectors = pieces.vectors
         self._model = model
         self._agenda = Agenda()
         self._workers: dict[int, _Worker] = {}  # those at work
@@ -135,12 +132,14 @@ class Simulation:
     def _deliver(self, letter: tuple[Address, Message]) -> None:
         """A message reaches ledger or averager, or a shard that is free: it is handled, and what comes of it sent."""
         to, message = letter
+        if isinstance(message, Exchange):
+            message = self._vectors.arriving(message)
         records: list[Record] = []
         for address, item in self._handlers[to](self._agenda.now, message):
             if address.role is Role.JOURNAL:
                 records.append(cast("Record", item))
             elif address.role is Role.WORKER:
-                self._agenda.after(self._transfer(to, message, item), self._answered, (address.index, to, item))
+                self._answer(to, message, address.index, cast("Message", item))
             else:
                 self._send(address, cast("Message", item))
         if records:
@@ -153,10 +152,12 @@ class Simulation:
         action = self._queue if to.role is Role.SHARD else self._deliver
         self._agenda.after(self._model.transfer_seconds(size), action, (to, message))
 
-    def _transfer(self, sender: Address, request: Message, answer: object) -> float:
-        """Seconds that an answer is under way."""
-        pulled = isinstance(answer, Exchanged) and isinstance(request, Exchange) and request.weights_N is not None
-        return self._model.transfer_seconds(self._pieces.vector_bytes[sender.index] if pulled else 0)
+    def _answer(self, sender: Address, request: Message, worker: int, answer: Message) -> None:
+        size = 0
+        if isinstance(answer, Exchanged) and isinstance(request, Exchange) and request.weights_N is not None:
+            size = self._pieces.vector_bytes[sender.index]
+            self._vectors.pulled(request, answer.reading)
+        self._agenda.after(self._model.transfer_seconds(size), self._answered, (worker, sender, answer))
 
     def _queue(self, letter: tuple[Address, Message]) -> None:
         """A message reaches a shard, which serves exchanges one after the other."""
@@ -184,10 +185,8 @@ class Simulation:
 
     def _start(self, id: int) -> None:
         self._to_start -= 1
-        weights_N, gradient_N = torch.empty(self._pieces.elements), torch.empty(self._pieces.elements)
-        program = self._pieces.program(id, weights_N)
-        times = self._model.compute_times(id)
-        worker = self._workers[id] = _Worker(id, Address(Role.WORKER, id), program, times, weights_N, gradient_N)
+        program = self._pieces.program(id, self._vectors.enter(id))
+        worker = self._workers[id] = _Worker(id, program, self._model.compute_times(id))
         life_seconds = self._model.life_seconds(id)
         if life_seconds < float("inf"):
             self._agenda.after(life_seconds, self._lose, worker)
@@ -198,6 +197,7 @@ class Simulation:
         if self._workers.pop(worker.id, None) is None:
             return
         worker.program.close()
+        self._vectors.leave(worker.id)
         if worker in self._line:
             self._line.remove(worker)
         elif worker.computing:
@@ -235,6 +235,7 @@ class Simulation:
                 effect = worker.program.send(answer)
             except StopIteration:
                 del self._workers[worker.id]
+                self._vectors.leave(worker.id)
                 return
             match effect:
                 case Note():
@@ -280,9 +281,7 @@ class Simulation:
         worker.spent[2] += self._agenda.now - worker.asked
         self._end_turn()
         assert worker.lease is not None
-        gradient: Gradient
-        gradient, _ = self._pieces.computation(worker.lease, worker.weights_N, worker.gradient_N)
-        self._go_on(worker, gradient)
+        self._go_on(worker, self._vectors.compute(worker.id, worker.lease))
 
     def _end_turn(self) -> None:
         self._free_turns += 1

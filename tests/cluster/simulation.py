@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cluster.copies import Copies
 from cluster.machines import Computation
 from cluster.model import ClusterModel, SimulateSettings
 from cluster.pieces import Pieces, with_gradients, without_gradients
 from cluster.simulated import Simulation, shard_address
 from cluster.spec import ClusterSettings, RunSpec
+from cluster.vectors import OwnVectors, SharedVectors, Vectors
 from ps.averager import AverageSettings
 from ps.finite import all_finite
 from ps.journal import PushHandled, Record, WorkerExchanged
@@ -86,20 +88,30 @@ def simulated(
     model: SimulateSettings | None = None,
     computation: Computation | None = None,
     weights_N: Tensor | None = None,
+    memory_bytes: int | None = None,
 ) -> Ran:
-    """Run it: with gradients if there is something that computes them."""
+    """Run it: with gradients if there is something that computes them, with shared versions if there is a limit of
+    memory for them.
+    """
     addresses = [*(Address(Role.SHARD, shard) for shard in range(spec.layout.shards)), LEDGER, AVERAGER]
     journals = {address: Records() for address in [*addresses, Address(Role.WORKER)]}
+    copies = None
     if computation is None:
         pieces = without_gradients(spec, journals)
     else:
         assert weights_N is not None
-        pieces = with_gradients(spec, weights_N, computation, journals)
+        vectors: Vectors = OwnVectors(spec.layout.size, computation)
+        if memory_bytes is not None:
+            vectors = SharedVectors(spec.bounds, computation, copies := Copies(memory_bytes, spec.layout.size))
+        pieces = with_gradients(spec, weights_N, vectors, journals)
     settings = model or SimulateSettings()
     for address, machine in ((LEDGER, pieces.ledger), *((shard_address(m.index), m) for m in pieces.shards)):
         journals[address].append(machine.opened(0.0))
     simulation = Simulation(pieces, ClusterModel(settings, spec.plan.seed), spec.cluster.workers)
     simulation.run()
+    if copies is not None:
+        assert len(copies) == 0
+        copies.close()
     return Ran(simulation, pieces, journals)
 
 

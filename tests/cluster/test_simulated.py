@@ -6,12 +6,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 
 from cluster.model import SimulateSettings
 from ps.journal import LeaseFinished, PushHandled, WorkerTimed
 from ps.ledger import LedgerSettings
 from ps.messages import LEDGER, Address, Role
-from tests.cluster.simulation import Ran, constant, memoryless, simulated, specification
+from ps.streams import torch_stream
+from tests.cluster.simulation import Quadratic, Ran, constant, memoryless, simulated, specification
 
 MODELS = {
     "constant": constant(),
@@ -101,3 +103,18 @@ def test_workers_that_share_cores_wait_for_their_turn() -> None:
     timed = [r for r in ran.journals[Address(Role.WORKER)] if isinstance(r, WorkerTimed)]
     assert all(r.compute_seconds == 1.0 for r in timed)
     assert [r.turn_seconds for r in timed[:8]] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 20, 2000, 0])
+@pytest.mark.parametrize("name", ["constant", "lognormal", "lossy"])
+def test_versions_kept_once_and_spilled_give_the_same_bits(name: str, memory_bytes: int) -> None:
+    spec = specification(200, 8, 3, ledger=LedgerSettings(lease_seconds=20.0, max_attempts=100))
+    weights_N = torch.randn(64, generator=torch_stream(0, "test/initial"))
+    own = simulated(spec, MODELS[name], Quadratic(0.3, 0.1), weights_N)
+    shared = simulated(spec, MODELS[name], Quadratic(0.3, 0.1), weights_N, memory_bytes)
+    assert shared.journals == own.journals
+    for average in (False, True):
+        a_N, b_N = torch.empty(64), torch.empty(64)
+        own.simulation.read(average, a_N)
+        shared.simulation.read(average, b_N)
+        assert torch.equal(a_N, b_N)
