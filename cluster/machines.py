@@ -62,15 +62,17 @@ def build_shard(spec: RunSpec, index: int, weights_N: Tensor | None) -> Shard:
     """One shard with these initial weights, which it owns from here on; None: one that holds no parameter, and counts
     all the same.
     """
+    held_N = torch.empty(0) if weights_N is None else weights_N
     return Shard(
         index,
         spec.layout.shards,
-        torch.empty(0) if weights_N is None else weights_N,
+        held_N,
         () if weights_N is None else spec.layout.segments(index),
         spec.rule.build(),
         spec.rule.weight_decay,
         spec.schedule.build(spec.plan.examples, spec.plan.samples),
         0 if weights_N is None else spec.average.every,
+        spec.correction.build(spec.rule, spec.cluster.workers, held_N.numel()),
     )
 
 

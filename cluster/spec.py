@@ -5,10 +5,11 @@ Composed from the components' own settings; nothing here is computed twice in tw
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ps.averager import AverageSettings
+from ps.correction_settings import CorrectionSettings
 from ps.errors import require
 from ps.layout import Layout
 from ps.leases import LeasePlan
@@ -67,6 +68,7 @@ class RunSpec:
     average: AverageSettings
     ledger: LedgerSettings
     cluster: ClusterSettings
+    correction: CorrectionSettings = field(default_factory=CorrectionSettings)
 
     @property
     def bounds(self) -> tuple[slice, ...]:

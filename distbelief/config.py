@@ -19,6 +19,7 @@ import tomli_w
 from cluster.spec import ClusterSettings
 from distbelief.policy import OneWorker
 from ps.averager import AverageSettings
+from ps.correction_settings import CorrectionSettings
 from ps.errors import BadInput, nearest, require
 from ps.ledger import LedgerSettings
 from ps.rules import RuleSettings
@@ -90,6 +91,7 @@ class Config:
     average: AverageSettings = field(default_factory=AverageSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    correction: CorrectionSettings = field(default_factory=CorrectionSettings)
 
     @classmethod
     def of(cls, values: Mapping[str, object], file: Path | None = None) -> Config:
@@ -119,18 +121,22 @@ class Config:
                 raise BadInput(f"{key}: got an unknown key, expected {expected}")
             chosen[section][name] = _as(known[section][name], value, key)
         rule = chosen["rule"].get("rule", RuleSettings().rule)
-        if "rule.momentum" in values and "rule.rule" not in values and rule not in MOMENTUM_RULES:
+        corrected = CorrectionSettings(str(values.get("correction.kind", "none"))).owns_momentum
+        if ("rule.momentum" in values or corrected) and "rule.rule" not in values and rule not in MOMENTUM_RULES:
             # Whoever asks for a momentum asks for a rule that has one; another rule's rate says nothing about it.
             chosen["rule"]["rule"] = "momentum"
             if "schedule.rate" not in values:
                 chosen["schedule"].pop("rate", None)
                 merged.pop("schedule.rate", None)
         config = cls(**{name: kind(**chosen[name]) for name, kind in sections.items()})
-        carried = config.one_worker.carried_over(config.cluster.workers)
+        # A correction that looks after the momentum starts from what is good for one worker.
+        alike = 1 if config.correction.owns_momentum else config.cluster.workers
+        carried = config.one_worker.carried_over(alike)
         if "schedule.rate" not in merged:
             config = replace(config, schedule=replace(config.schedule, rate=carried.rate))
         if "rule.momentum" not in merged:
             config = replace(config, rule=replace(config.rule, momentum=carried.momentum))
+        config.correction.check(config.rule, config.cluster.workers - 1)
         return config
 
     def to_toml(self) -> str:

@@ -73,6 +73,7 @@ def draft(config: Config) -> Draft:
         average=config.average,
         ledger=config.ledger,
         cluster=config.cluster,
+        correction=config.correction,
     )
     return Draft(spec, weights_N, dataset)
 

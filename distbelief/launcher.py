@@ -112,6 +112,8 @@ def _facts(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
     rule = f"{config.rule.rule}, rate {config.schedule.rate:g} ({config.schedule.kind})"
     if config.rule.rule in ("momentum", "nesterov"):
         rule += f", momentum {config.rule.momentum:g}"
+    if config.correction.kind != "none":
+        rule += f", correction {config.correction.kind}"
     run, cluster, plan = config.run, config.cluster, spec.plan
     member = f", ensemble member {run.ensemble_member}" if run.ensemble_member else ""
     return [

@@ -9,7 +9,7 @@ import psutil
 
 from cluster.spec import RunSpec
 from ps.errors import BadInput
-from ps.shard import WAITING_SAMPLES
+from ps.samples import WAITING_SAMPLES
 
 FLOAT_BYTES = 4
 PROCESS_BYTES = 200 << 20  # a process with torch and Ray, measured as its share of memory (PSS)
@@ -21,6 +21,7 @@ CALLS_PER_SHARD = 4  # mailboxes in use at once, each a gradient and a weight ve
 def needed_bytes(spec: RunSpec, turns: int) -> int:
     """Memory that a run on one machine takes, without the images and activations of its batches."""
     vectors = 1 + len(spec.rule.build().slots) + WAITING_SAMPLES + 2 * CALLS_PER_SHARD  # the shards'
+    vectors += spec.correction.vectors(spec.cluster.workers)
     vectors += 1  # the averager's
     vectors += spec.cluster.workers + turns * 5  # the hosts': weights per worker; model, gradients in flight per turn
     processes = spec.layout.shards + 2 + turns + 2

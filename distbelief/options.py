@@ -164,6 +164,9 @@ SETTINGS = (
     Setting("--lr", "schedule.rate", NUMBER,
             "Learning rate, of the mean loss of a batch (else one worker's, carried over to so many workers)."),
     Setting("--momentum", "rule.momentum", NUMBER, "Momentum, 0 to below 1 (else carried over likewise)."),
+    Setting("--correction", "correction.kind", text("NAME"),
+            "What a stale gradient is worth: none, staleness-rate, dc-asgd, dc-asgd-adaptive, gap-aware, discard, "
+            "implicit-momentum or dana."),
     Setting("--precision", "model.precision", one_of("float32", "bfloat16"), "Arithmetic of forward and backward."),
     Setting("--target-error", "run.target_error", NUMBER,
             "End the run when the average's top-1 error, a fraction, is at most this: 0.05 for 5 %."),

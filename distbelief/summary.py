@@ -12,7 +12,7 @@ from typing import Any
 from distbelief.histogram import mean, percentile
 from distbelief.rundir import JOURNAL, SUMMARY
 from ps.intervals import IntervalSet
-from ps.journal import LeaseFinished, LeaseGranted, PushHandled, SampleSkipped, ShardOpened, WorkerTimed
+from ps.journal import LeaseDiscarded, LeaseFinished, LeaseGranted, PushHandled, SampleSkipped, ShardOpened, WorkerTimed
 from ps.leases import LeasePlan
 from ps.messages import Outcome
 from ps.wire.files import journal_digest, journals, read_journal, write_whole
@@ -32,6 +32,7 @@ class Account:
     skipped_versions: int = 0
     grants: int = 0
     reissued: int = 0
+    discarded: int = 0
     granted: set[int] = field(default_factory=set)
     losses: list[tuple[float, int]] = field(default_factory=list)
     skipped_examples: int = 0
@@ -54,8 +55,10 @@ class Account:
                 self.applied.setdefault(actor, IntervalSet()).add(record.lease)
                 self.staleness[record.staleness] += 1
                 self.updated[record.lease] = max(self.updated.get(record.lease, -math.inf), record.now)
-            case PushHandled():
+            case PushHandled(outcome=Outcome.DUPLICATE):
                 self.duplicates += 1
+            case LeaseDiscarded():
+                self.discarded += 1
             case SampleSkipped():
                 self.skipped_versions += 1
             case LeaseGranted():
@@ -123,7 +126,7 @@ def summarise(folder: Path, plan: LeasePlan, facts: dict[str, Any], outcomes: Ou
             "applied": len(done),
             "reissued": account.reissued,
             "duplicates_ignored": account.duplicates,
-            "discarded": 0,
+            "discarded": account.discarded,
             "outstanding": len(account.granted.difference(done)),
         },
         "skipped_examples": account.skipped_examples,

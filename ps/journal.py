@@ -66,8 +66,8 @@ class PushHandled:
     """A shard handled an exchange that carried a push.
 
     Attributes:
-        rate: Learning rate that the schedule gave for it (0 for a duplicate).
-        staleness: Updates between what the push read here and its application; -1 for a duplicate.
+        rate: Learning rate that it was applied with, after any correction (0 if it was not applied).
+        staleness: Updates between what the push read here and its arrival; -1 for a duplicate or a staged one.
         version: The shard's version afterwards.
         pulled: Whether the same exchange then pulled that version.
     """
@@ -84,6 +84,30 @@ class PushHandled:
     staleness: int
     version: int
     pulled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoundApplied:
+    """A shard applied the staged gradients of a round as one update.
+
+    Attributes:
+        leases: In the order in which their gradients were summed.
+        staleness: Of each, in updates, in the same order.
+        samples: Examples in all of them.
+        size: What the sum was divided by.
+        keep: Whether other staged gradients stayed for a later round.
+        rate: Learning rate that it was applied with.
+        version: The shard's version afterwards.
+    """
+
+    now: float
+    leases: tuple[int, ...]
+    staleness: tuple[int, ...]
+    samples: int
+    size: int
+    keep: bool
+    rate: float
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +186,26 @@ class LeaseFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseDiscarded:
+    """The lease's gradient was too stale, or its round was closed without it: it will be granted again."""
+
+    now: float
+    worker: int
+    lease: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOrdered:
+    """The ledger told all shards to apply these leases as update `round`."""
+
+    now: float
+    round: int
+    leases: tuple[int, ...]
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseReturned:
     """The lease was late, lost or failed, and some shard lacks it: it will be granted again."""
 
@@ -219,7 +263,8 @@ class WorkerTimed:
 
 
 Record = (
-    ShardOpened | LedgerOpened | Arithmetic | PushHandled | PullHandled | ExchangeRefused | SampleSent | SampleSkipped
-    | LeaseGranted | LeaseFinished | LeaseFailed | LeaseReturned | LedgerStopped
+    ShardOpened | LedgerOpened | Arithmetic | PushHandled | RoundApplied | PullHandled | ExchangeRefused | SampleSent
+    | SampleSkipped | LeaseGranted | LeaseFinished | LeaseFailed | LeaseDiscarded | LeaseReturned | RoundOrdered
+    | LedgerStopped
     | SampleAveraged | WorkerExchanged | WorkerTimed
 )  # fmt: skip

@@ -14,17 +14,26 @@ A lease whose gradient was not finite goes to another worker, at the versions th
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from ps.errors import require
 from ps.intervals import IntervalSet
-from ps.journal import LeaseFailed, LeaseFinished, LeaseGranted, LeaseReturned, LedgerOpened, LedgerStopped
+from ps.journal import (
+    LeaseDiscarded,
+    LeaseFailed,
+    LeaseFinished,
+    LeaseGranted,
+    LeaseReturned,
+    LedgerOpened,
+    LedgerStopped,
+)
 from ps.messages import (
     JOURNAL,
     Address,
+    Discarded,
     Failed,
     Finished,
     Granted,
@@ -149,6 +158,7 @@ class Ledger:
         self._inquiries: dict[int, _Inquiry] = {}
         self._inquiry = 0
         self._not_finite: dict[int, set[int]] = {}  # lease -> workers that found it not finite
+        self._discards: Counter[int] = Counter()  # lease -> its gradients that were too stale
         self._losses: deque[tuple[float, int, int]] = deque(maxlen=plan.leases_per_epoch)
         self._granted = self._reissued = self._samples = self._skipped = 0
         self._ending: Ending | None = None
@@ -225,6 +235,8 @@ class Ledger:
                 self._finish(now, message.worker, done, out)
             case Failed() as failed:
                 self._fail(now, message.worker, failed, out)
+            case Discarded() as discarded:
+                self._discard(now, message.worker, discarded, out)
         if (
             held is not None
             and (lease := self._outstanding.get(held))
@@ -247,9 +259,23 @@ class Ledger:
         record = LeaseFinished(now, worker, done.lease, done.attempt, lease.count, done.loss, done.errors, done.skipped)
         out.append((JOURNAL, record))
 
+    def _held_by(self, worker: int, id: int, attempt: int) -> _Outstanding | None:
+        """The lease, if this worker holds this attempt of it."""
+        lease = self._outstanding.get(id)
+        if lease is None or lease.worker != worker or lease.attempt != attempt or lease.inquiry:
+            return None
+        return lease
+
+    def _discard(self, now: float, worker: int, discarded: Discarded, out: Outbox) -> None:
+        """Nothing is wrong with the lease: that it was late does not count among its attempts."""
+        if self._held_by(worker, discarded.lease, discarded.attempt) is None:
+            return
+        out.append((JOURNAL, LeaseDiscarded(now, worker, discarded.lease, discarded.attempt)))
+        self._discards[discarded.lease] += 1
+        self._inquire(now, [discarded.lease], out)
+
     def _fail(self, now: float, worker: int, failed: Failed, out: Outbox) -> None:
-        lease = self._outstanding.get(failed.lease)
-        if lease is None or lease.worker != worker or lease.attempt != failed.attempt or lease.inquiry:
+        if (lease := self._held_by(worker, failed.lease, failed.attempt)) is None:
             return
         out.append((JOURNAL, LeaseFailed(now, worker, failed.lease, failed.attempt, failed.finite, failed.reason)))
         if not failed.finite:
@@ -320,8 +346,9 @@ class Ledger:
         out.append((JOURNAL, LeaseReturned(now, id, lease.attempt)))
         self._returned.append((id, lease.attempt + 1))
         self._returned.sort()
-        if lease.attempt + 1 >= self._settings.max_attempts:
-            text = f"lease {id} was granted {lease.attempt + 1} times and never finished"
+        attempts = lease.attempt + 1 - self._discards[id]
+        if attempts >= self._settings.max_attempts:
+            text = f"lease {id} was granted {attempts} times and never finished"
             self._stop(now, Ending.FAILED, f"{text}: {lease.reason or 'late, or its workers were lost'}", out)
 
     def _finish_by_shards(self, now: float, id: int, lease: _Outstanding, out: Outbox) -> None:
@@ -335,6 +362,7 @@ class Ledger:
         self._outstanding.pop(id, None)
         self._returned = [(lease, attempt) for lease, attempt in self._returned if lease != id]
         self._not_finite.pop(id, None)
+        self._discards.pop(id, None)
 
     # --- granting ----------------------------------------------------------------------------------------------------
 

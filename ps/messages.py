@@ -107,22 +107,38 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Discarded:
+    """A worker's word that some shard found its lease's gradient too stale, or its round closed without it."""
+
+    lease: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class NextLease:
-    """Worker to ledger: what became of my last lease, and give me the next one. `number` rises by one per request of
-    a worker.
+    """Worker to ledger: what became of my last lease, and give me the next one.
+
+    Attributes:
+        number: Rises by one per request of a worker.
+        version: The least version that the weights it holds were read at, over the shards.
     """
 
     worker: int
     number: int
-    outcome: Finished | Failed | None
+    outcome: Finished | Failed | Discarded | None
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """Ledger to worker: the answer to request `number`."""
+    """Ledger to worker: the answer to request `number`.
+
+    `pull`: the worker had to wait for it, so it pulls again before it computes.
+    """
 
     number: int
     lease: Lease
+    pull: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +169,35 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class CloseRound:
+    """Ledger to shard: apply the staged gradients of these leases as one update.
+
+    Attributes:
+        number: Of this message; numbers of inquiries and rounds are drawn from one sequence.
+        round: The version that comes of it: rounds count from 1.
+        leases: Ascending; every shard holds all of them.
+        size: What their sum is divided by.
+        keep: Whether other staged gradients stay for a later round; else they are dropped.
+    """
+
+    number: int
+    round: int
+    leases: tuple[int, ...]
+    size: int
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoundClosed:
+    """Shard to ledger: what CloseRound `number` asked for is done."""
+
+    number: int
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
 class WhoHas:
-    """Ledger to shard: which of these leases have you applied?"""
+    """Ledger to shard: which of these leases have you applied or staged?"""
 
     number: int
     leases: tuple[int, ...]
@@ -162,7 +205,7 @@ class WhoHas:
 
 @dataclass(frozen=True, slots=True)
 class Has:
-    """Shard to ledger: of the leases in inquiry `number`, I have applied these."""
+    """Shard to ledger: of the leases in inquiry `number`, I have applied or staged these."""
 
     number: int
     shard: int
@@ -218,7 +261,9 @@ class Outcome(Enum):
 
     NONE = "none"  # there was none
     APPLIED = "applied"
-    DUPLICATE = "duplicate"  # the lease was already applied; nothing changed
+    DUPLICATE = "duplicate"  # the lease was already applied or staged; nothing changed
+    STAGED = "staged"  # it waits for its round
+    DISCARDED = "discarded"  # too stale; nothing changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +273,7 @@ class Exchanged:
     Attributes:
         reading: Version and incarnation after the push, which is what the pull read.
         samples: Samples applied on this shard so far; schedules follow it.
-        staleness: Of the push applied, in updates; None unless it was applied.
+        staleness: Of the push, in updates; None unless it was applied or discarded.
     """
 
     number: int
@@ -250,6 +295,7 @@ class Refusal(Enum):
     FUTURE = "version from the future"
     NOT_FINITE = "not finite"
     LEASE = "impossible lease"
+    FORGOTTEN = "weights no longer known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +358,6 @@ class ReadDone:
 
 
 Message = (
-    NextLease | Granted | NoMoreLeases | WorkerLost | Tick | Stop | WhoHas | Has
+    NextLease | Granted | NoMoreLeases | WorkerLost | Tick | Stop | WhoHas | Has | CloseRound | RoundClosed
     | Exchange | Exchanged | Refused | Sample | SampleTaken | Read | ReadDone
 )  # fmt: skip

@@ -12,20 +12,32 @@ Shape suffix: N = parameters held by this shard.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ps.corrections import Arrival, Correction, Worth
 from ps.finite import all_finite
 from ps.intervals import IntervalSet
-from ps.journal import ExchangeRefused, PullHandled, PushHandled, Record, SampleSent, SampleSkipped, ShardOpened
+from ps.journal import (
+    ExchangeRefused,
+    PullHandled,
+    PushHandled,
+    Record,
+    RoundApplied,
+    SampleSent,
+    SampleSkipped,
+    ShardOpened,
+)
 from ps.messages import (
     AVERAGER,
     JOURNAL,
     LEDGER,
     Address,
+    CloseRound,
     Exchange,
     Exchanged,
     Has,
@@ -38,11 +50,14 @@ from ps.messages import (
     Refusal,
     Refused,
     Role,
+    RoundClosed,
     Sample,
     SampleTaken,
     WhoHas,
 )
 from ps.rules import Rule, update
+from ps.samples import Samples
+from ps.staging import Staging, mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,14 +67,12 @@ if TYPE_CHECKING:
 
 Outbox = list[tuple[Address, Message | Record]]
 
-WAITING_SAMPLES = 2  # copies for the averager that may wait at once; a third is skipped, journaled and counted
-
 MOST_SAMPLES = (1 << 31) - 1  # in one lease: so that sums of them fit the journal's 64 bits
 
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """What a shard tells about itself. Staleness counts are per applied update."""
+    """What a shard tells about itself. Staleness counts are per applied gradient."""
 
     shard: int
     incarnation: int
@@ -71,15 +84,8 @@ class ShardStatus:
     skipped_samples: int
     waiting_samples: int
     staleness: dict[int, int]
-
-
-@dataclass(slots=True)
-class _Samples:
-    """Buffers for the averager. Invariant: len(free) + len(sent) == WAITING_SAMPLES, or 0 while none was needed."""
-
-    free: list[Tensor] = field(default_factory=list)
-    sent: dict[int, Tensor] = field(default_factory=dict)
-    skipped: int = 0
+    discarded: int = 0
+    staged: int = 0
 
 
 class Shard:
@@ -94,6 +100,8 @@ class Shard:
         weight_decay: Times each segment's decay multiplier.
         schedule: Samples applied to learning rate.
         sample_every: The averager gets the weights at versions k, 2k, ...; 0 for never.
+        correction: What a stale gradient is worth; by default it counts in full.
+        staging: Where gradients wait for their round; by default each is an update of its own, at once.
     """
 
     def __init__(
@@ -106,6 +114,8 @@ class Shard:
         weight_decay: float,
         schedule: Schedule,
         sample_every: int,
+        correction: Correction | None = None,
+        staging: Staging | None = None,
     ) -> None:
         self.index = index
         self.shards = shards
@@ -116,14 +126,16 @@ class Shard:
         self.staleness: Counter[int] = Counter()
         self.duplicates = 0
         self.refused = 0
+        self.discarded = 0
         self._w_N = weights_N
         self._slots = tuple(torch.zeros_like(weights_N) for _ in rule.slots)
         self._segments = segments
         self._rule = rule
         self._weight_decay = weight_decay
         self._schedule = schedule
-        self._sample_every = sample_every
-        self._samples = _Samples()
+        self._correction = correction or Correction()
+        self._staging = staging
+        self._samples = Samples(sample_every)
 
     @property
     def elements(self) -> int:
@@ -141,6 +153,7 @@ class Shard:
         return ShardStatus(
             self.index, self.incarnation, self.version, self.samples, self._schedule.rate(self.samples),
             self.duplicates, self.refused, self._samples.skipped, len(self._samples.sent), dict(self.staleness),
+            self.discarded, 0 if self._staging is None else len(self._staging),
         )  # fmt: skip
 
     def handle(self, now: float, message: Message) -> Outbox:
@@ -150,8 +163,10 @@ class Shard:
                 return self._exchange(now, message)
             case SampleTaken():
                 return self._sample_taken(message)
+            case CloseRound():
+                return self._close_round(now, message)
             case WhoHas():
-                held = tuple(lease for lease in message.leases if lease in self.applied)
+                held = tuple(lease for lease in message.leases if self._has(lease))
                 return [(LEDGER, Has(message.number, self.index, held))]
             case Read():
                 message.out_N.copy_(self._w_N)
@@ -159,7 +174,7 @@ class Shard:
             case _:
                 raise TypeError(
                     f"shard {self.index} got {type(message).__name__}: "
-                    "it handles Exchange, SampleTaken, WhoHas and Read"
+                    "it handles Exchange, CloseRound, SampleTaken, WhoHas and Read"
                 )
 
     def _exchange(self, now: float, message: Exchange) -> Outbox:
@@ -175,7 +190,7 @@ class Shard:
         out: Outbox = []
         outcome, staleness = Outcome.NONE, None
         if push := message.push:
-            outcome, rate, staleness = self._apply(push, message.weights_N)
+            outcome, rate, staleness = self._take(message.worker, push, message.weights_N)
             record = PushHandled(
                 now, message.worker, message.number, push.lease, push.attempt, push.samples, push.read, outcome, rate,
                 -1 if staleness is None else staleness, self.version, message.weights_N is not None,
@@ -183,10 +198,12 @@ class Shard:
             out.append((JOURNAL, record))
         elif message.weights_N is not None:
             out.append((JOURNAL, PullHandled(now, message.worker, message.number, self.version)))
-        if outcome is Outcome.APPLIED and self._sample_every and self.version % self._sample_every == 0:
+        if outcome is Outcome.APPLIED:
             out += self._sample(now)
-        if message.weights_N is not None and outcome is not Outcome.APPLIED:
-            message.weights_N.copy_(self._w_N)
+        if (out_N := message.weights_N) is not None:
+            if outcome is not Outcome.APPLIED or self._correction.leads:
+                self._correction.publish(self._w_N, out_N)
+            self._correction.pulled(message.worker, message.number, self.version, self._w_N)
         reading = Reading(self.incarnation, self.version)
         out.append((asker, Exchanged(message.number, self.index, outcome, reading, self.samples, staleness)))
         return out
@@ -210,9 +227,9 @@ class Shard:
                 Refusal.LEASE,
                 f"lease {push.lease} of {push.samples} samples, expected 0 or more, 1 to {MOST_SAMPLES}",
             )
-        return None if push.lease in self.applied else self._push_refusal(push)
+        return None if self._has(push.lease) else self._push_refusal(message.worker, push)
 
-    def _push_refusal(self, push: Push) -> tuple[Refusal, str] | None:
+    def _push_refusal(self, worker: int, push: Push) -> tuple[Refusal, str] | None:
         if len(push.read) != self.shards:
             return (
                 Refusal.READINGS,
@@ -226,45 +243,83 @@ class Shard:
             )
         if not 0 <= read.version <= self.version:
             return Refusal.FUTURE, f"read version {read.version}, expected 0 to {self.version}"
+        if not self._correction.holds(worker, read.version):
+            return Refusal.FORGOTTEN, f"read version {read.version}, whose weights are not kept any more: pull again"
         if not all_finite(push.gradient_N):
             return Refusal.NOT_FINITE, f"gradient of lease {push.lease} holds NaN or infinity"
         return None
 
-    def _apply(self, push: Push, out_N: Tensor | None) -> tuple[Outcome, float, int | None]:
-        """Apply a push and copy the result out, unless its lease has been applied. Returns outcome, rate, staleness."""
-        if not self.applied.add(push.lease):
+    def _has(self, lease: int) -> bool:
+        return lease in self.applied or (self._staging is not None and lease in self._staging)
+
+    def _take(self, worker: int, push: Push, out_N: Tensor | None) -> tuple[Outcome, float, int | None]:
+        """Apply a push and copy the result out, or stage or discard it. Returns outcome, rate, staleness."""
+        if self._has(push.lease):
             self.duplicates += 1
             return Outcome.DUPLICATE, 0.0, None
-        rate = self._schedule.rate(self.samples)
-        staleness = self.version - push.read[self.index].version
-        self.version += 1
-        self.samples += push.samples
-        self.staleness[staleness] += 1
-        update(
-            self._rule, self._segments, rate, self._weight_decay, self.version,
-            self._w_N, push.gradient_N, self._slots, out_N,
-        )  # fmt: skip
+        read = push.read[self.index].version
+        staleness = self.version - read
+        if self._correction.discards(staleness) or (self._staging is not None and self._staging.late(staleness)):
+            self.discarded += 1
+            return Outcome.DISCARDED, 0.0, staleness
+        if self._staging is not None:
+            self._staging.put(worker, push, read)
+            return Outcome.STAGED, 0.0, None
+        worth = self._correction.weigh(Arrival(worker, read, staleness), self._w_N, push.gradient_N)
+        rate = self._update(worker, worth, (staleness,), push.samples, None if self._correction.leads else out_N)
+        self.applied.add(push.lease)
         return Outcome.APPLIED, rate, staleness
 
+    def _close_round(self, now: float, message: CloseRound) -> Outbox:
+        """Apply a round as one update. Raises ValueError, before any change, if it is not the next one or not here."""
+        closed: Outbox = [(LEDGER, RoundClosed(message.number, self.index))]
+        if message.round <= self.version:
+            return closed  # asked again
+        if self._staging is None or message.round != self.version + 1:
+            raise ValueError(f"shard {self.index}: got round {message.round}, expected round {self.version + 1}")
+        gradients, staleness = [], []
+        taken = self._staging.take(message.leases, message.keep)
+        for staged in taken:
+            arrival = Arrival(staged.worker, staged.read, self.version - staged.read)
+            worth = self._correction.weigh(arrival, self._w_N, staged.gradient_N)
+            gradients.append(worth.gradient_N if worth.factor == 1.0 else worth.gradient_N.mul_(worth.factor))
+            staleness.append(arrival.staleness)
+            self.applied.add(staged.lease)
+        samples = sum(staged.samples for staged in taken)
+        rate = self._update(taken[0].worker, Worth(mean(gradients, message.size)), staleness, samples, None)
+        record = RoundApplied(
+            now, tuple(staged.lease for staged in taken), tuple(staleness), samples, message.size, message.keep, rate,
+            self.version,
+        )  # fmt: skip
+        return [(JOURNAL, record), *self._sample(now), *closed]
+
+    def _update(self, worker: int, worth: Worth, staleness: Sequence[int], samples: int, out_N: Tensor | None) -> float:
+        """Make one update with this gradient and copy the result out; return the rate used."""
+        average = sum(staleness) / len(staleness)
+        plan = self._correction.plan(worker, average, self._rule, self._w_N, self._slots)
+        rate = self._schedule.rate(self.samples) * worth.factor * plan.factor
+        self.version += 1
+        self.samples += samples
+        self.staleness.update(staleness)
+        update(
+            plan.rule, self._segments, rate, self._weight_decay, self.version,
+            self._w_N, worth.gradient_N, plan.slots, out_N,
+        )  # fmt: skip
+        self._correction.stepped(self.version, self._w_N)
+        return rate
+
     def _sample(self, now: float) -> Outbox:
-        """Copy the weights for the averager, or skip this version if too many copies are waiting there."""
-        samples = self._samples
-        if not samples.free and not samples.sent:
-            samples.free = [torch.empty_like(self._w_N) for _ in range(WAITING_SAMPLES)]
-        if not samples.free:
-            samples.skipped += 1
+        """Copy the weights for the averager, if this is a version that it wants."""
+        if not self._samples.wants(self.version):
+            return []
+        if (buffer_N := self._samples.copy(self.version, self._w_N)) is None:
             return [(JOURNAL, SampleSkipped(now, self.version))]
-        buffer_N = samples.sent[self.version] = samples.free.pop()
-        buffer_N.copy_(self._w_N)
         return [
             (JOURNAL, SampleSent(now, self.version)),
             (AVERAGER, Sample(self.index, self.incarnation, self.version, buffer_N)),
         ]
 
     def _sample_taken(self, message: SampleTaken) -> Outbox:
-        if (
-            message.incarnation == self.incarnation
-            and (buffer_N := self._samples.sent.pop(message.version, None)) is not None
-        ):
-            self._samples.free.append(buffer_N)
+        if message.incarnation == self.incarnation:
+            self._samples.taken(message.version)
         return []

@@ -1,4 +1,4 @@
-"""What all tests share: where the real data sets are, if they are."""
+"""What all tests share: where the real data sets are, if they are, and the pinned numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+
+from tests.golden import Golden
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-golden", action="store_true", help="pin the numbers under tests/golden anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """The numbers that are pinned for this test file."""
+    return Golden(request.path.stem.removeprefix("test_"), request.config.getoption("--rewrite-golden"))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from ps.journal import Record, WorkerExchanged
 from ps.messages import (
     LEDGER,
     Address,
+    Discarded,
     Exchange,
     Exchanged,
     Failed,
@@ -27,6 +28,7 @@ from ps.messages import (
     Message,
     NextLease,
     NoMoreLeases,
+    Outcome,
     Push,
     Reading,
     Refusal,
@@ -94,7 +96,11 @@ class _Shards:
         self.read: tuple[Reading, ...] = ()
 
     def exchange(self, lease: Lease | None, gradient_N: Tensor | None) -> Program:
-        """Push this gradient, if any, and pull. Leaves in `refused` what refused, in `read` what the pull read."""
+        """Push this gradient, if any, and pull.
+
+        Leaves in `refused` what refused, in `discarded` whether some shard found the gradient too stale, in `read` what
+        the pull read.
+        """
         self._number += 1
         requests = []
         for shard, bound in enumerate(self._bounds):
@@ -107,6 +113,7 @@ class _Shards:
         answers = cast("tuple[Exchanged | Refused, ...]", (yield Ask(tuple(requests))))
         self.refused = [answer for answer in answers if isinstance(answer, Refused)]
         done = [answer for answer in answers if isinstance(answer, Exchanged)]
+        self.discarded = any(answer.outcome is Outcome.DISCARDED for answer in done)
         yield Note(tuple(self._record(answer, lease) for answer in done))
         if not self.refused:
             self.read = tuple(answer.reading for answer in done)
@@ -128,7 +135,7 @@ def one_gradient(worker: int, bounds: tuple[slice, ...], weights_N: Tensor) -> P
     """
     shards = _Shards(worker, bounds, weights_N)
     yield from shards.exchange(None, None)
-    outcome: Finished | Failed | None = None
+    outcome: Finished | Failed | Discarded | None = None
     number = 0
     while True:
         number += 1
@@ -143,6 +150,9 @@ def one_gradient(worker: int, bounds: tuple[slice, ...], weights_N: Tensor) -> P
             yield from shards.exchange(None, None)
             continue
         yield from shards.exchange(lease, gradient.gradient_N)
+        if shards.discarded and not shards.refused:
+            outcome = Discarded(lease.id, lease.attempt)
+            continue
         if not shards.refused:
             outcome = Finished(lease.id, lease.attempt, gradient.loss, gradient.errors, gradient.skipped)
             continue

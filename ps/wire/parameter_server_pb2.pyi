@@ -2,8 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -20,6 +19,8 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_NONE: _ClassVar[Outcome]
     OUTCOME_APPLIED: _ClassVar[Outcome]
     OUTCOME_DUPLICATE: _ClassVar[Outcome]
+    OUTCOME_STAGED: _ClassVar[Outcome]
+    OUTCOME_DISCARDED: _ClassVar[Outcome]
 
 class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -31,6 +32,7 @@ class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_FUTURE: _ClassVar[Refusal]
     REFUSAL_NOT_FINITE: _ClassVar[Refusal]
     REFUSAL_LEASE: _ClassVar[Refusal]
+    REFUSAL_FORGOTTEN: _ClassVar[Refusal]
 ROLE_WORKER: Role
 ROLE_SHARD: Role
 ROLE_LEDGER: Role
@@ -39,6 +41,8 @@ ROLE_JOURNAL: Role
 OUTCOME_NONE: Outcome
 OUTCOME_APPLIED: Outcome
 OUTCOME_DUPLICATE: Outcome
+OUTCOME_STAGED: Outcome
+OUTCOME_DISCARDED: Outcome
 REFUSAL_SHARD: Refusal
 REFUSAL_LENGTH: Refusal
 REFUSAL_DTYPE: Refusal
@@ -47,6 +51,7 @@ REFUSAL_INCARNATION: Refusal
 REFUSAL_FUTURE: Refusal
 REFUSAL_NOT_FINITE: Refusal
 REFUSAL_LEASE: Refusal
+REFUSAL_FORGOTTEN: Refusal
 
 class Address(_message.Message):
     __slots__ = ("role", "index")
@@ -98,27 +103,41 @@ class Failed(_message.Message):
     attempt: int
     finite: bool
     reason: str
-    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: bool = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Discarded(_message.Message):
+    __slots__ = ("lease", "attempt")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    lease: int
+    attempt: int
+    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class NextLease(_message.Message):
-    __slots__ = ("worker", "number", "finished", "failed")
+    __slots__ = ("worker", "number", "finished", "failed", "discarded", "version")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     worker: int
     number: int
     finished: Finished
     failed: Failed
-    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ...) -> None: ...
+    discarded: Discarded
+    version: int
+    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., discarded: _Optional[_Union[Discarded, _Mapping]] = ..., version: _Optional[int] = ...) -> None: ...
 
 class Granted(_message.Message):
-    __slots__ = ("number", "lease")
+    __slots__ = ("number", "lease", "pull")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
+    PULL_FIELD_NUMBER: _ClassVar[int]
     number: int
     lease: Lease
-    def __init__(self, number: _Optional[int] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
+    pull: bool
+    def __init__(self, number: _Optional[int] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., pull: bool = ...) -> None: ...
 
 class NoMoreLeases(_message.Message):
     __slots__ = ("number", "reason")
@@ -143,6 +162,28 @@ class Stop(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     reason: str
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class CloseRound(_message.Message):
+    __slots__ = ("number", "round", "leases", "size", "keep")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    round: int
+    leases: _containers.RepeatedScalarFieldContainer[int]
+    size: int
+    keep: bool
+    def __init__(self, number: _Optional[int] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., size: _Optional[int] = ..., keep: bool = ...) -> None: ...
+
+class RoundClosed(_message.Message):
+    __slots__ = ("number", "shard")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    shard: int
+    def __init__(self, number: _Optional[int] = ..., shard: _Optional[int] = ...) -> None: ...
 
 class WhoHas(_message.Message):
     __slots__ = ("number", "leases")
@@ -196,7 +237,7 @@ class Exchange(_message.Message):
     push: Push
     pull: bool
     elements: int
-    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: _Optional[bool] = ..., elements: _Optional[int] = ...) -> None: ...
+    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: bool = ..., elements: _Optional[int] = ...) -> None: ...
 
 class Memory(_message.Message):
     __slots__ = ("process", "descriptor", "name", "offset")
@@ -299,7 +340,7 @@ class Received(_message.Message):
     def __init__(self) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("next_lease", "granted", "no_more_leases", "worker_lost", "tick", "stop", "who_has", "has", "exchange", "exchanged", "refused", "sample", "sample_taken", "read", "read_done", "received")
+    __slots__ = ("next_lease", "granted", "no_more_leases", "worker_lost", "tick", "stop", "who_has", "has", "exchange", "exchanged", "refused", "sample", "sample_taken", "read", "read_done", "received", "close_round", "round_closed")
     NEXT_LEASE_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     NO_MORE_LEASES_FIELD_NUMBER: _ClassVar[int]
@@ -316,6 +357,8 @@ class Envelope(_message.Message):
     READ_FIELD_NUMBER: _ClassVar[int]
     READ_DONE_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_ROUND_FIELD_NUMBER: _ClassVar[int]
+    ROUND_CLOSED_FIELD_NUMBER: _ClassVar[int]
     next_lease: NextLease
     granted: Granted
     no_more_leases: NoMoreLeases
@@ -332,14 +375,16 @@ class Envelope(_message.Message):
     read: Read
     read_done: ReadDone
     received: Received
-    def __init__(self, next_lease: _Optional[_Union[NextLease, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., no_more_leases: _Optional[_Union[NoMoreLeases, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., who_has: _Optional[_Union[WhoHas, _Mapping]] = ..., has: _Optional[_Union[Has, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., exchanged: _Optional[_Union[Exchanged, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ..., read: _Optional[_Union[Read, _Mapping]] = ..., read_done: _Optional[_Union[ReadDone, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ...) -> None: ...
+    close_round: CloseRound
+    round_closed: RoundClosed
+    def __init__(self, next_lease: _Optional[_Union[NextLease, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., no_more_leases: _Optional[_Union[NoMoreLeases, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., who_has: _Optional[_Union[WhoHas, _Mapping]] = ..., has: _Optional[_Union[Has, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., exchanged: _Optional[_Union[Exchanged, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ..., read: _Optional[_Union[Read, _Mapping]] = ..., read_done: _Optional[_Union[ReadDone, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., close_round: _Optional[_Union[CloseRound, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ShardStatus(_message.Message):
-    __slots__ = ("shard", "incarnation", "version", "samples", "rate", "duplicates", "refused", "skipped_samples", "waiting_samples", "staleness")
+    __slots__ = ("shard", "incarnation", "version", "samples", "rate", "duplicates", "refused", "skipped_samples", "waiting_samples", "staleness", "discarded", "staged")
     class StalenessEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -357,6 +402,8 @@ class ShardStatus(_message.Message):
     SKIPPED_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     WAITING_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     STALENESS_FIELD_NUMBER: _ClassVar[int]
+    DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    STAGED_FIELD_NUMBER: _ClassVar[int]
     shard: int
     incarnation: int
     version: int
@@ -367,7 +414,9 @@ class ShardStatus(_message.Message):
     skipped_samples: int
     waiting_samples: int
     staleness: _containers.ScalarMap[int, int]
-    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., rate: _Optional[float] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., skipped_samples: _Optional[int] = ..., waiting_samples: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ...) -> None: ...
+    discarded: int
+    staged: int
+    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., rate: _Optional[float] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., skipped_samples: _Optional[int] = ..., waiting_samples: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., discarded: _Optional[int] = ..., staged: _Optional[int] = ...) -> None: ...
 
 class LedgerStatus(_message.Message):
     __slots__ = ("leases", "granted", "finished", "reissued", "outstanding", "samples", "skipped", "workers", "loss", "recent_loss", "recent_error", "ending", "message")
@@ -515,7 +564,27 @@ class PushHandled(_message.Message):
     staleness: int
     version: int
     pulled: bool
-    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., read: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., rate: _Optional[float] = ..., staleness: _Optional[int] = ..., version: _Optional[int] = ..., pulled: _Optional[bool] = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., read: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., rate: _Optional[float] = ..., staleness: _Optional[int] = ..., version: _Optional[int] = ..., pulled: bool = ...) -> None: ...
+
+class RoundApplied(_message.Message):
+    __slots__ = ("now", "leases", "staleness", "samples", "size", "keep", "rate", "version")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    leases: _containers.RepeatedScalarFieldContainer[int]
+    staleness: _containers.RepeatedScalarFieldContainer[int]
+    samples: int
+    size: int
+    keep: bool
+    rate: float
+    version: int
+    def __init__(self, now: _Optional[float] = ..., leases: _Optional[_Iterable[int]] = ..., staleness: _Optional[_Iterable[int]] = ..., samples: _Optional[int] = ..., size: _Optional[int] = ..., keep: bool = ..., rate: _Optional[float] = ..., version: _Optional[int] = ...) -> None: ...
 
 class PullHandled(_message.Message):
     __slots__ = ("now", "worker", "number", "version")
@@ -609,7 +678,31 @@ class LeaseFailed(_message.Message):
     attempt: int
     finite: bool
     reason: str
-    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: bool = ..., reason: _Optional[str] = ...) -> None: ...
+
+class LeaseDiscarded(_message.Message):
+    __slots__ = ("now", "worker", "lease", "attempt")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    worker: int
+    lease: int
+    attempt: int
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class RoundOrdered(_message.Message):
+    __slots__ = ("now", "round", "leases", "keep")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    round: int
+    leases: _containers.RepeatedScalarFieldContainer[int]
+    keep: bool
+    def __init__(self, now: _Optional[float] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., keep: bool = ...) -> None: ...
 
 class LeaseReturned(_message.Message):
     __slots__ = ("now", "lease", "attempt")
@@ -641,7 +734,7 @@ class SampleAveraged(_message.Message):
     incarnation: int
     version: int
     counted: bool
-    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., counted: _Optional[bool] = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., counted: bool = ...) -> None: ...
 
 class WorkerExchanged(_message.Message):
     __slots__ = ("now", "worker", "number", "shard", "lease", "outcome", "reading")
@@ -682,7 +775,7 @@ class WorkerTimed(_message.Message):
     def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., turn_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., exchange_seconds: _Optional[float] = ...) -> None: ...
 
 class Record(_message.Message):
-    __slots__ = ("header", "shard_opened", "push_handled", "pull_handled", "exchange_refused", "sample_sent", "sample_skipped", "lease_granted", "lease_finished", "lease_failed", "lease_returned", "ledger_stopped", "sample_averaged", "worker_exchanged", "worker_timed", "ledger_opened", "arithmetic")
+    __slots__ = ("header", "shard_opened", "push_handled", "pull_handled", "exchange_refused", "sample_sent", "sample_skipped", "lease_granted", "lease_finished", "lease_failed", "lease_returned", "ledger_stopped", "sample_averaged", "worker_exchanged", "worker_timed", "ledger_opened", "arithmetic", "round_applied", "lease_discarded", "round_ordered")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SHARD_OPENED_FIELD_NUMBER: _ClassVar[int]
     PUSH_HANDLED_FIELD_NUMBER: _ClassVar[int]
@@ -700,6 +793,9 @@ class Record(_message.Message):
     WORKER_TIMED_FIELD_NUMBER: _ClassVar[int]
     LEDGER_OPENED_FIELD_NUMBER: _ClassVar[int]
     ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
+    ROUND_APPLIED_FIELD_NUMBER: _ClassVar[int]
+    LEASE_DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    ROUND_ORDERED_FIELD_NUMBER: _ClassVar[int]
     header: Header
     shard_opened: ShardOpened
     push_handled: PushHandled
@@ -717,4 +813,7 @@ class Record(_message.Message):
     worker_timed: WorkerTimed
     ledger_opened: LedgerOpened
     arithmetic: Arithmetic
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., shard_opened: _Optional[_Union[ShardOpened, _Mapping]] = ..., push_handled: _Optional[_Union[PushHandled, _Mapping]] = ..., pull_handled: _Optional[_Union[PullHandled, _Mapping]] = ..., exchange_refused: _Optional[_Union[ExchangeRefused, _Mapping]] = ..., sample_sent: _Optional[_Union[SampleSent, _Mapping]] = ..., sample_skipped: _Optional[_Union[SampleSkipped, _Mapping]] = ..., lease_granted: _Optional[_Union[LeaseGranted, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., lease_failed: _Optional[_Union[LeaseFailed, _Mapping]] = ..., lease_returned: _Optional[_Union[LeaseReturned, _Mapping]] = ..., ledger_stopped: _Optional[_Union[LedgerStopped, _Mapping]] = ..., sample_averaged: _Optional[_Union[SampleAveraged, _Mapping]] = ..., worker_exchanged: _Optional[_Union[WorkerExchanged, _Mapping]] = ..., worker_timed: _Optional[_Union[WorkerTimed, _Mapping]] = ..., ledger_opened: _Optional[_Union[LedgerOpened, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, _Mapping]] = ...) -> None: ...
+    round_applied: RoundApplied
+    lease_discarded: LeaseDiscarded
+    round_ordered: RoundOrdered
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., shard_opened: _Optional[_Union[ShardOpened, _Mapping]] = ..., push_handled: _Optional[_Union[PushHandled, _Mapping]] = ..., pull_handled: _Optional[_Union[PullHandled, _Mapping]] = ..., exchange_refused: _Optional[_Union[ExchangeRefused, _Mapping]] = ..., sample_sent: _Optional[_Union[SampleSent, _Mapping]] = ..., sample_skipped: _Optional[_Union[SampleSkipped, _Mapping]] = ..., lease_granted: _Optional[_Union[LeaseGranted, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., lease_failed: _Optional[_Union[LeaseFailed, _Mapping]] = ..., lease_returned: _Optional[_Union[LeaseReturned, _Mapping]] = ..., ledger_stopped: _Optional[_Union[LedgerStopped, _Mapping]] = ..., sample_averaged: _Optional[_Union[SampleAveraged, _Mapping]] = ..., worker_exchanged: _Optional[_Union[WorkerExchanged, _Mapping]] = ..., worker_timed: _Optional[_Union[WorkerTimed, _Mapping]] = ..., ledger_opened: _Optional[_Union[LedgerOpened, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, _Mapping]] = ..., round_applied: _Optional[_Union[RoundApplied, _Mapping]] = ..., lease_discarded: _Optional[_Union[LeaseDiscarded, _Mapping]] = ..., round_ordered: _Optional[_Union[RoundOrdered, _Mapping]] = ...) -> None: ...

@@ -28,6 +28,7 @@ from ps.messages import (
     JOURNAL,
     LEDGER,
     Address,
+    CloseRound,
     Exchange,
     Exchanged,
     Granted,
@@ -39,6 +40,7 @@ from ps.messages import (
     ReadDone,
     Refused,
     Role,
+    RoundClosed,
     Sample,
     SampleTaken,
     Tick,
@@ -387,7 +389,7 @@ def _asker(message: Message) -> tuple[Address, int] | None:
     match message:
         case NextLease() | Exchange():
             return Address(Role.WORKER, message.worker), message.number
-        case WhoHas():
+        case WhoHas() | CloseRound():
             return LEDGER, message.number
         case Sample():
             return Address(Role.SHARD, message.shard), message.version
@@ -400,7 +402,7 @@ def _asker(message: Message) -> tuple[Address, int] | None:
 def _number(answer: Any) -> int:
     """The number of the request that this answers; -1 for a message that answers nothing."""
     match answer:
-        case Granted() | NoMoreLeases() | Exchanged() | Refused() | Has() | ReadDone():
+        case Granted() | NoMoreLeases() | Exchanged() | Refused() | Has() | RoundClosed() | ReadDone():
             return answer.number
         case SampleTaken():
             return answer.version

@@ -16,6 +16,7 @@ import pytest
 import distbelief
 from distbelief import policy
 from distbelief.config import Config, assignments, presets
+from ps.correction_settings import CORRECTIONS
 from ps.errors import BadInput
 from workers.datasets import KNOWN
 from workers.models import MODELS
@@ -64,6 +65,13 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "cluster.address": ([""], ["auto", "ray://head:10001"]),
     "cluster.turns": ([-1], [0, 1]),
     "cluster.threads": ([0], [1]),
+    "correction.kind": (["danna", ""], [*CORRECTIONS]),
+    "correction.power": ([0.0, math.inf, math.nan], [0.5]),
+    "correction.strength": ([-0.1, math.inf, math.nan], [0, 0.04]),
+    "correction.adaptive_strength": ([-0.1, math.inf, math.nan], [0, 2.0]),
+    "correction.decay": ([-0.1, 1.0, math.nan], [0, 0.99]),
+    "correction.epsilon": ([0.0, math.inf, math.nan], [1e-12]),
+    "correction.limit": ([-1], [0, 7]),
 }
 FREE = {
     "run.preset",
@@ -196,6 +204,24 @@ def test_whoever_asks_for_a_momentum_gets_a_rule_that_has_one(
     assert config.rule.momentum == values.get("rule.momentum", 0.6)
 
 
+@pytest.mark.parametrize("kind", ["dana", "implicit-momentum"])
+def test_a_correction_of_the_momentum_starts_from_one_workers(kind: str) -> None:
+    """It looks after the number of workers by itself; so the preset's rule without momentum gives way to one with."""
+    config = Config.of({"cluster.workers": 32, "correction.kind": kind})
+    assert (config.rule.rule, config.rule.momentum) == ("momentum", config.one_worker.momentum)
+    assert config.schedule.rate == config.one_worker.rate
+    with pytest.raises(BadInput, match=f'rule.rule: got "adamw" with the correction {kind}, expected momentum'):
+        Config.of({"correction.kind": kind, "rule.rule": "adamw"})
+
+
+def test_a_limit_on_the_staleness_must_let_the_mean_pass() -> None:
+    chosen = {"correction.kind": "discard", "correction.limit": 7}
+    assert Config.of({**chosen, "cluster.workers": 8}).correction.limit == 7
+    assert refusal({**chosen, "cluster.workers": 9}).startswith(
+        "correction.limit: got 7, expected at least 8, the mean"
+    )
+
+
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
 
@@ -244,13 +270,13 @@ def test_a_path_is_text() -> None:
         ({"run.preset": 3}, "run.preset: got '3', expected one of cifar10, digits, fashion-mnist, imagefolder, paper"),
         ({"clutser.workers": 3},
          "clutser.workers: got an unknown section, expected section.key with one of run, data, model, one_worker, "
-         'rule, schedule, average, ledger, cluster (did you mean "cluster.workers"?)'),
+         'rule, schedule, average, ledger, cluster, correction (did you mean "cluster.workers"?)'),
         ({"workers": 3},
          "workers: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
-         'schedule, average, ledger, cluster (did you mean "cluster.workers"?)'),
+         'schedule, average, ledger, cluster, correction (did you mean "cluster.workers"?)'),
         ({"lr": 3},
          "lr: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
-         "schedule, average, ledger, cluster"),
+         "schedule, average, ledger, cluster, correction"),
         ({"cluster.worker": 3},
          "cluster.worker: got an unknown key, expected one of workers, shards, address, turns, threads "
          '(did you mean "cluster.workers"?)'),

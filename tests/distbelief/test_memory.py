@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from cluster.spec import ClusterSettings, RunSpec
 from distbelief import memory
 from ps.averager import AverageSettings
+from ps.correction_settings import CorrectionSettings
 from ps.errors import BadInput
 from ps.layout import Layout, TensorSpec
 from ps.leases import LeasePlan
@@ -65,6 +67,13 @@ def test_each_worker_is_a_vector_and_each_slot_another() -> None:
     assert memory.needed_bytes(spec(rule="adamw"), 2) - base == MEBIBYTE
     assert memory.needed_bytes(spec(shards=3), 2) - base == 200 * MEBIBYTE
     assert memory.needed_bytes(spec(), 3) - base == 205 * MEBIBYTE
+
+
+def test_the_state_that_a_correction_keeps_per_worker_counts_and_its_weights_of_open_pulls() -> None:
+    base = memory.needed_bytes(spec(), 2)
+    dana, compensated = (replace(spec(), correction=CorrectionSettings(kind)) for kind in ("dana", "dc-asgd"))
+    assert memory.needed_bytes(dana, 2) - base == (8 + 1) * MEBIBYTE  # a velocity per worker, and their sum
+    assert memory.needed_bytes(compensated, 2) - base == (8 + 1) * MEBIBYTE  # and a work space
 
 
 # --- what the machine has ---------------------------------------------------------------------------------------------

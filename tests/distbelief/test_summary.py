@@ -15,6 +15,7 @@ from distbelief.rundir import JOURNAL, SUMMARY
 from distbelief.summary import Outcomes, summarise
 from ps.errors import JournalDamaged
 from ps.journal import (
+    LeaseDiscarded,
     LeaseFailed,
     LeaseFinished,
     LeaseGranted,
@@ -209,6 +210,18 @@ def test_duplicates_count_per_shard_and_grants_per_attempt(tmp_path: Path) -> No
     assert leases == {
         "granted": 3, "applied": 1, "reissued": 2, "duplicates_ignored": 3, "discarded": 0, "outstanding": 0,
     }  # fmt: skip
+
+
+def test_a_discarded_gradient_counts_once_whatever_the_shards_say(tmp_path: Path) -> None:
+    late = pushed(102.0, 0, 9, Outcome.DISCARDED)
+    journals: Journals = {
+        "shard-0": [opened(0), late, pushed(103.0, 0, 0)],
+        "shard-1": [opened(1), late, pushed(103.0, 0, 0)],
+        "ledger": [granted(0), LeaseDiscarded(102.0, 0, 0, 0), granted(0, 1)],
+    }
+    found = summary(tmp_path, journals)
+    assert (found["leases"]["discarded"], found["leases"]["duplicates_ignored"]) == (1, 0)
+    assert (found["staleness"]["histogram"], found["updates"]) == ({"0": 2}, 1)
 
 
 def test_a_grant_that_the_ledger_s_journal_lost_makes_nothing_negative(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from ps.errors import BadInput
-from ps.journal import LeaseFailed, LeaseFinished, LeaseGranted, LeaseReturned, LedgerStopped
+from ps.journal import LeaseDiscarded, LeaseFailed, LeaseFinished, LeaseGranted, LeaseReturned, LedgerStopped
 from ps.leases import LeasePlan
 from ps.ledger import Ending, Ledger, LedgerSettings
 from ps.messages import (
     JOURNAL,
     Address,
+    Discarded,
     Failed,
     Finished,
     Granted,
@@ -433,6 +434,28 @@ def test_a_lease_that_keeps_failing_ends_the_run(make: Make) -> None:
         (worker(0), NoMoreLeases(4, "failed")),
     ]
     assert ledger.status().message == "lease 0 was granted 3 times and never finished: wrong length"
+
+
+def test_a_discarded_gradient_is_granted_again_as_often_as_it_takes(make: Make) -> None:
+    """That it was late is not the lease's fault: it does not count among its attempts."""
+    ledger = make()
+    grant_all(ledger, 6)
+    for attempt in range(2 * SETTINGS.max_attempts):
+        out = ledger.handle(1.0, NextLease(0, 2 + attempt, Discarded(0, attempt)))
+        assert out == [(JOURNAL, LeaseDiscarded(1.0, 0, 0, attempt)), *to_shards(1 + attempt, 0)]
+        returned, (_, record), _ = come_back(ledger, 1 + attempt)
+        assert returned == (JOURNAL, LeaseReturned(5.0, 0, attempt))
+        assert isinstance(record, LeaseGranted)
+        assert (record.lease, record.attempt) == (0, attempt + 1)
+    assert ledger.status().ending == ""
+
+
+def test_who_does_not_hold_a_lease_cannot_discard_it(make: Make) -> None:
+    ledger = make()
+    grant_all(ledger, 2)
+    ledger.handle(1.0, NextLease(1, 2, Discarded(0, 0)))
+    out = ledger.handle(1.0, NextLease(0, 2, Discarded(0, 7)))
+    assert not any(isinstance(item, LeaseDiscarded) for _, item in out)
 
 
 def test_a_lease_that_outlasts_all_who_get_it_ends_the_run(make: Make) -> None:

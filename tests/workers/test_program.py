@@ -13,6 +13,7 @@ from ps.leases import LeasePlan
 from ps.messages import (
     LEDGER,
     Address,
+    Discarded,
     Exchange,
     Exchanged,
     Failed,
@@ -104,7 +105,7 @@ def begin(script: Script) -> Effect:
     return script.send(None)
 
 
-def asks(number: int, outcome: Finished | Failed | None) -> Ask:
+def asks(number: int, outcome: Finished | Failed | Discarded | None) -> Ask:
     return Ask(((LEDGER, NextLease(WORKER, number, outcome)),))
 
 
@@ -192,6 +193,17 @@ def test_a_refused_push_has_failed_and_it_pulls_again(script: Script, refusal: R
     assert script.send(None) == asks(2, Failed(0, 2, finite, "why"))
     granted(script, 2, 1)
     exchanges(script.send(gradient(script)), 4, script.lease(1), (Reading(0, 8), Reading(0, 9)))
+
+
+def test_a_gradient_that_one_shard_discards_is_said_to_be_discarded(script: Script) -> None:
+    begin(script)
+    granted(script, 1, 0)
+    script.send(gradient(script))
+    first, _ = exchanged(2, 6, 7, outcome=Outcome.APPLIED)
+    _, second = exchanged(2, 6, 7, outcome=Outcome.DISCARDED)
+    script.send((first, second))
+    assert script.send(None) == asks(2, Discarded(0, 2))
+    granted(script, 2, 1)
 
 
 def test_success_follows_failure_without_a_trace_of_it(script: Script) -> None:

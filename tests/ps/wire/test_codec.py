@@ -16,6 +16,7 @@ from ps.errors import WireError
 from ps.journal import (
     Arithmetic,
     ExchangeRefused,
+    LeaseDiscarded,
     LeaseFailed,
     LeaseFinished,
     LeaseGranted,
@@ -24,6 +25,8 @@ from ps.journal import (
     LedgerStopped,
     PullHandled,
     PushHandled,
+    RoundApplied,
+    RoundOrdered,
     SampleAveraged,
     SampleSent,
     SampleSkipped,
@@ -35,6 +38,8 @@ from ps.ledger import LedgerStatus
 from ps.messages import (
     LEDGER,
     Address,
+    CloseRound,
+    Discarded,
     Exchange,
     Exchanged,
     Failed,
@@ -53,6 +58,7 @@ from ps.messages import (
     Refusal,
     Refused,
     Role,
+    RoundClosed,
     Sample,
     SampleTaken,
     Stop,
@@ -86,6 +92,8 @@ PLAIN = [
     NextLease(3, 2, Finished(7, 1, 0.25, 3, 1)),
     NextLease(3, 3, Failed(0, 0, False, "")),
     NextLease(3, 4, Failed(8, 2, True, "wrong length: 3 \u2260 4")),
+    NextLease(3, 5, Discarded(8, 2), 1 << 40),
+    Granted(0, Lease(0, 0, 0, 0, 0, 0.0, 0.0), True),
     Granted(2, Lease(9, 1, 3, 128, 32, 0.1, 1234.5)),
     Granted(0, Lease(0, 0, 0, 0, 0, 0.0, 0.0)),
     NoMoreLeases(4, "completed"),
@@ -97,6 +105,9 @@ PLAIN = [
     WhoHas(5, (0, 3, 1 << 60)),
     Has(5, 1, ()),
     Has(5, 0, (0, 2)),
+    CloseRound(6, 2, (0, 3, 1 << 60), 4, True),
+    CloseRound(6, 2, (), 1, False),
+    RoundClosed(6, 1),
     *[Exchanged(2, 1, outcome, Reading(1, 99), 640, 31) for outcome in Outcome],
     Exchanged(0, 0, Outcome.APPLIED, Reading(0, 0), 0, 0),
     Exchanged(2, 1, Outcome.NONE, Reading(0, 0), 0, None),
@@ -112,6 +123,9 @@ RECORDS = [
     *[PushHandled(1.5, 3, 2, 9, 1, 32, READ, outcome, 0.01, 3, 8, True) for outcome in Outcome],
     PushHandled(0.0, 0, 0, 0, 0, 0, (), Outcome.DUPLICATE, 0.0, -1, 0, False),
     PullHandled(1.5, 3, 2, 8),
+    RoundApplied(1.5, (3, 4, 9), (0, 2, 0), 96, 4, True, 0.01, 8),
+    LeaseDiscarded(1.5, 3, 9, 1),
+    RoundOrdered(1.5, 8, (3, 4, 9), False),
     *[ExchangeRefused(1.5, 3, 2, -1, refusal) for refusal in Refusal],
     SampleSent(1.5, 8),
     SampleSkipped(1.5, 8),
@@ -127,7 +141,7 @@ RECORDS = [
 
 STATUSES = [
     ShardStatus(1, 0, 9, 36, 0.1, 1, 2, 3, 2, {0: 1, 31: 8}),
-    ShardStatus(0, 0, 0, 0, 0.0, 0, 0, 0, 0, {}),
+    ShardStatus(0, 0, 0, 0, 0.0, 0, 0, 0, 0, {}, 4, 5),
     LedgerStatus(9, 8, 7, 6, 5, 4, 3, 2, 0.5, 0.25, 0.125, "failed", "why"),
     AveragerStatus((), ()),
     AveragerStatus((8, 0), (2, 0)),
@@ -174,7 +188,16 @@ def test_every_message_record_and_enum_member_has_its_case() -> None:
 def test_every_field_has_its_place_on_the_wire() -> None:
     """A field that the .proto forgot would vanish without a word."""
     in_frames = {"weights_N", "gradient_N", "out_N", "outcome"}  # NextLease.outcome is a oneof
-    for cls in (*get_args(messages.Message), *get_args(journal.Record), Lease, Finished, Failed, Push, Reading):
+    for cls in (
+        *get_args(messages.Message),
+        *get_args(journal.Record),
+        Lease,
+        Finished,
+        Failed,
+        Discarded,
+        Push,
+        Reading,
+    ):
         known = {field.name for field in getattr(pb, cls.__name__).DESCRIPTOR.fields}
         assert {field.name for field in fields(cls)} - in_frames <= known, cls.__name__
 
