@@ -7,6 +7,9 @@ after the shards were asked who has it. A worker that asks when nothing is to be
 a lease comes back or the run ends; nothing in here blocks. Knows no clock and no network: time enters as `now`, and an
 expiry is a Tick like any other message.
 
+When a worker may go on, and which gradients form one update, is decided by ps.consistency. Where gradients are applied
+in rounds, a lease that every shard has staged is finished when its round is closed. Who had to wait pulls again.
+
 A lease whose gradient was not finite goes to another worker, at the versions that this one pulls. If it fails there too
 (or if there is no other worker), the run has diverged.
 """
@@ -15,11 +18,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from ps.consistency import ConsistencySettings
 from ps.errors import require
+from ps.inquiries import Inquiries
 from ps.intervals import IntervalSet
 from ps.journal import (
     LeaseDiscarded,
@@ -29,6 +34,7 @@ from ps.journal import (
     LeaseReturned,
     LedgerOpened,
     LedgerStopped,
+    RoundOrdered,
 )
 from ps.messages import (
     JOURNAL,
@@ -42,11 +48,12 @@ from ps.messages import (
     NextLease,
     NoMoreLeases,
     Role,
+    RoundClosed,
     Stop,
     Tick,
-    WhoHas,
     WorkerLost,
 )
+from ps.rounds import StagedLease
 
 if TYPE_CHECKING:
     from ps.leases import LeasePlan
@@ -102,29 +109,28 @@ class LedgerStatus:
 
 @dataclass(slots=True)
 class _Outstanding:
-    """A granted lease. `inquiry`: number of the inquiry it is part of (then nobody holds it any more), or 0."""
+    """A granted lease. `inquiry`: number of the inquiry it is part of (then nobody holds it any more), or 0; `read`:
+    the version that its gradient is computed from, or an earlier one.
+    """
 
     attempt: int
     worker: int
     deadline: float
+    read: int
     inquiry: int = 0
     reason: str = ""  # of its failure, for a person
 
 
 @dataclass(slots=True)
-class _Inquiry:
-    """A question to all shards. Invariant: answers holds each shard at most once."""
-
-    leases: tuple[int, ...]
-    deadline: float
-    answers: dict[int, frozenset[int]] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
 class _Worker:
-    """One logical worker. Invariant: waiting implies lease is None."""
+    """One logical worker. Invariant: waiting implies lease is None.
+
+    `version`: that it pulled before it asked; `asked`: at which of the ledger's messages.
+    """
 
     number: int = -1
+    version: int = 0
+    asked: int = 0
     waiting: bool = False
     answer: Granted | NoMoreLeases | None = None
     lease: int | None = None
@@ -141,22 +147,36 @@ class Ledger:
         shards: Shards in the run, each asked before a lease is granted again.
         settings: Patience.
         workers: Logical workers 0..workers-1 that will ask; others may join under ids of their own.
+        consistency: When they may go on; by default at once.
     """
 
-    def __init__(self, plan: LeasePlan, shards: int, settings: LedgerSettings, workers: int) -> None:
+    def __init__(
+        self,
+        plan: LeasePlan,
+        shards: int,
+        settings: LedgerSettings,
+        workers: int,
+        consistency: ConsistencySettings | None = None,
+    ) -> None:
         self._plan = plan
         self._shards = shards
         self._expected = workers
         self._lost_workers: set[int] = set()  # their ids are never used again
         self._settings = settings
+        consistency = consistency or ConsistencySettings()
+        self._gate = consistency.gate()
+        for worker in range(workers):
+            self._gate.entered(worker)
+        self._rounds = consistency.rounds(workers, shards)
+        self._messages = 0
         self._next_id = 0
         self._returned: list[tuple[int, int]] = []  # (lease, next attempt), ascending
         self._outstanding: dict[int, _Outstanding] = {}
         self._finished = IntervalSet()
         self._workers: dict[int, _Worker] = {}
         self._line: deque[int] = deque()  # workers in waiting, longest first
-        self._inquiries: dict[int, _Inquiry] = {}
-        self._inquiry = 0
+        self._inquiries = Inquiries(shards)
+        self._question = 0  # number of the last one that the shards were asked
         self._not_finite: dict[int, set[int]] = {}  # lease -> workers that found it not finite
         self._discards: Counter[int] = Counter()  # lease -> its gradients that were too stale
         self._losses: deque[tuple[float, int, int]] = deque(maxlen=plan.leases_per_epoch)
@@ -177,7 +197,9 @@ class Ledger:
             granted=self._granted,
             finished=len(self._finished),
             reissued=self._reissued,
-            outstanding=len(self._outstanding) + len(self._returned),
+            outstanding=len(self._outstanding)
+            + len(self._returned)
+            + (0 if self._rounds is None else len(self._rounds)),
             samples=self._samples,
             skipped=self._skipped,
             workers=len(self._workers),
@@ -196,6 +218,7 @@ class Ledger:
     def handle(self, now: float, message: Message) -> Outbox:
         """Take in one message; return what goes out because of it, the journal's records first."""
         out: Outbox = []
+        self._messages += 1
         match message:
             case NextLease():
                 self._next(now, message, out)
@@ -205,12 +228,16 @@ class Ledger:
                 self._tick(now, out)
             case Has():
                 self._answered(now, message, out)
+            case RoundClosed():
+                self._round_closed(now, message, out)
             case Stop():
                 self._stop(now, Ending(message.reason), "", out)
             case _:
                 raise TypeError(
-                    f"ledger got {type(message).__name__}: it handles NextLease, WorkerLost, Tick, Has and Stop"
+                    f"ledger got {type(message).__name__}: "
+                    "it handles NextLease, WorkerLost, Tick, Has, RoundClosed and Stop"
                 )
+        self._close_round(now, out)
         self._serve(now, out)
         return sorted(out, key=lambda item: item[0] != JOURNAL)
 
@@ -221,6 +248,8 @@ class Ledger:
             answer = NoMoreLeases(message.number, Ending.FAILED.value)
             out.append((Address(Role.WORKER, message.worker), answer))
             return
+        if message.worker not in self._workers and message.worker >= self._expected:
+            self._gate.entered(message.worker)
         worker = self._workers.setdefault(message.worker, _Worker())
         if message.number == worker.number:  # a retry: the same answer, or the same place in line
             if worker.answer:
@@ -230,9 +259,11 @@ class Ledger:
             return
         held, worker.lease = worker.lease, None
         worker.number, worker.answer = message.number, None
+        worker.version, worker.asked = message.version, self._messages
         match message.outcome:
             case Finished() as done:
-                self._finish(now, message.worker, done, out)
+                self._gate.finished(message.worker)
+                self._done(now, message.worker, done, out)
             case Failed() as failed:
                 self._fail(now, message.worker, failed, out)
             case Discarded() as discarded:
@@ -248,15 +279,30 @@ class Ledger:
             worker.waiting = True
             self._line.append(message.worker)
 
-    def _finish(self, now: float, worker: int, done: Finished, out: Outbox) -> None:
-        if not 0 <= done.lease < self._next_id or not self._finished.add(done.lease):
+    def _done(self, now: float, worker: int, done: Finished, out: Outbox) -> None:
+        """Every shard has the lease: it is finished, or waits for its round."""
+        if not 0 <= done.lease < self._next_id or done.lease in self._finished:
             return
-        self._forget(done.lease)
-        lease = self._plan.lease(done.lease, done.attempt, 0.0)
-        self._samples += lease.count
+        lease = self._outstanding.get(done.lease)
+        finished = StagedLease(worker, done.lease, done.attempt, done.loss, done.errors, done.skipped, 0)
+        if self._rounds is None:
+            self._forget(done.lease)
+            self._finish(now, finished, out)
+        elif done.lease not in self._rounds:
+            if not self._rounds.rule.keeps and (lease is None or lease.attempt != done.attempt):
+                return  # its round was closed without it
+            self._forget(done.lease)
+            self._rounds.stage(replace(finished, read=lease.read if lease else 0))
+
+    def _finish(self, now: float, done: StagedLease, out: Outbox) -> None:
+        """Every shard has applied the lease."""
+        self._finished.add(done.lease)
+        count = self._plan.lease(done.lease, done.attempt, 0.0).count
+        self._samples += count
         self._skipped += done.skipped
-        self._losses.append((done.loss, lease.count - done.skipped, done.errors))
-        record = LeaseFinished(now, worker, done.lease, done.attempt, lease.count, done.loss, done.errors, done.skipped)
+        if done.worker >= 0:
+            self._losses.append((done.loss, count - done.skipped, done.errors))
+        record = LeaseFinished(now, done.worker, done.lease, done.attempt, count, done.loss, done.errors, done.skipped)
         out.append((JOURNAL, record))
 
     def _held_by(self, worker: int, id: int, attempt: int) -> _Outstanding | None:
@@ -292,6 +338,7 @@ class Ledger:
     def _lost(self, now: float, worker: int, out: Outbox) -> None:
         self._lost_workers.add(worker)
         self._workers.pop(worker, None)
+        self._gate.left(worker)
         if worker in self._line:
             self._line.remove(worker)
         held = [id for id, lease in self._outstanding.items() if lease.worker == worker and not lease.inquiry]
@@ -300,11 +347,10 @@ class Ledger:
     def _tick(self, now: float, out: Outbox) -> None:
         late = [id for id, lease in self._outstanding.items() if not lease.inquiry and lease.deadline <= now]
         self._inquire(now, late, out)
-        for number, inquiry in self._inquiries.items():
-            if inquiry.deadline <= now:
-                inquiry.deadline = now + self._settings.lease_seconds
-                silent = [shard for shard in range(self._shards) if shard not in inquiry.answers]
-                out += [(Address(Role.SHARD, shard), WhoHas(number, inquiry.leases)) for shard in silent]
+        deadline = now + self._settings.lease_seconds
+        out += self._inquiries.late(now, deadline)
+        if self._rounds is not None:
+            out += self._rounds.late(now, deadline)
 
     def _stop(self, now: float, ending: Ending, message: str, out: Outbox) -> None:
         if self._ending is None:
@@ -316,27 +362,17 @@ class Ledger:
     def _inquire(self, now: float, leases: list[int], out: Outbox) -> None:
         if not leases:
             return
-        self._inquiry += 1
+        self._question += 1
         for lease in leases:
-            self._outstanding[lease].inquiry = self._inquiry
-        inquiry = _Inquiry(tuple(leases), now + self._settings.lease_seconds)
-        self._inquiries[self._inquiry] = inquiry
-        out += [(Address(Role.SHARD, shard), WhoHas(self._inquiry, inquiry.leases)) for shard in range(self._shards)]
+            self._outstanding[lease].inquiry = self._question
+        out += self._inquiries.ask(self._question, leases, now + self._settings.lease_seconds)
 
     def _answered(self, now: float, message: Has, out: Outbox) -> None:
-        inquiry = self._inquiries.get(message.number)
-        if inquiry is None or not 0 <= message.shard < self._shards:
-            return
-        inquiry.answers[message.shard] = frozenset(message.leases)
-        if len(inquiry.answers) < self._shards:
-            return
-        del self._inquiries[message.number]
-        everywhere = frozenset.intersection(*inquiry.answers.values())
-        for id in inquiry.leases:
+        for id, everywhere in self._inquiries.answered(message).items():
             lease = self._outstanding.get(id)
             if lease is None or lease.inquiry != message.number:
                 continue  # finished meanwhile, by word of its worker
-            if id in everywhere:
+            if everywhere:
                 self._finish_by_shards(now, id, lease, out)
             else:
                 self._return(now, id, lease, out)
@@ -352,17 +388,43 @@ class Ledger:
             self._stop(now, Ending.FAILED, f"{text}: {lease.reason or 'late, or its workers were lost'}", out)
 
     def _finish_by_shards(self, now: float, id: int, lease: _Outstanding, out: Outbox) -> None:
-        self._finished.add(id)
         self._forget(id)
-        count = self._plan.lease(id, lease.attempt, 0.0).count
-        self._samples += count
-        out.append((JOURNAL, LeaseFinished(now, -1, id, lease.attempt, count, math.nan, 0, 0)))
+        done = StagedLease(-1, id, lease.attempt, math.nan, 0, 0, lease.read)
+        if self._rounds is None:
+            self._finish(now, done, out)
+        else:
+            self._rounds.stage(done)
 
     def _forget(self, id: int) -> None:
         self._outstanding.pop(id, None)
         self._returned = [(lease, attempt) for lease, attempt in self._returned if lease != id]
         self._not_finite.pop(id, None)
         self._discards.pop(id, None)
+
+    # --- rounds ------------------------------------------------------------------------------------------------------
+
+    def _close_round(self, now: float, out: Outbox) -> None:
+        """Tell the shards to close the next round, if it is due. What it comes too late for is granted again."""
+        if self._rounds is None:
+            return
+        more = self._ending is None and bool(self._outstanding or self._returned or self._next_id < self._plan.leases)
+        leases = self._rounds.due([lease.read for lease in self._outstanding.values()], last=not more)
+        if not leases:
+            return
+        self._question += 1
+        keep = self._rounds.rule.keeps or self._ending is not None
+        order = self._rounds.close(self._question, leases, now + self._settings.lease_seconds, keep)
+        out.append((JOURNAL, RoundOrdered(now, order.round, leases, keep)))
+        out += [(Address(Role.SHARD, shard), order) for shard in range(self._shards)]
+        for id, lease in () if keep else list(self._outstanding.items()):
+            out.append((JOURNAL, LeaseDiscarded(now, lease.worker, id, lease.attempt)))
+            self._discards[id] += 1
+            self._return(now, id, lease, out)
+
+    def _round_closed(self, now: float, message: RoundClosed, out: Outbox) -> None:
+        if self._rounds is not None:
+            for done in self._rounds.closed(message):
+                self._finish(now, done, out)
 
     # --- granting ----------------------------------------------------------------------------------------------------
 
@@ -375,17 +437,33 @@ class Ledger:
                 worker = self._line.popleft()
                 self._answer(worker, NoMoreLeases(self._workers[worker].number, self._ending.value), out)
             return
+        held_up = self._serve_line(now, False, out)
+        if held_up and self._returned and not self._outstanding:
+            self._serve_line(now, True, out)  # whoever else could look at what came back waits for these
+
+    def _serve_line(self, now: float, again: bool, out: Outbox) -> bool:
+        """Grant what may be granted. `again`: also what the worker found not finite. Returns whether the gate held
+        somebody up.
+        """
+        held_up, kept = False, 0
         for _ in range(len(self._line)):
+            if self._rounds is not None and not self._rounds.may_grant(len(self._outstanding)):
+                self._line.rotate(kept)  # those who had their turn are longest in line still
+                return False
             worker = self._line.popleft()
-            if (found := self._take(worker)) is None:
+            opens = self._gate.opens(worker)
+            held_up |= not opens
+            if not opens or (found := self._take(worker, again)) is None:
                 self._line.append(worker)  # a whole turn keeps the order
+                kept += 1
                 continue
             self._grant(now, worker, *found, out)
+        return held_up
 
-    def _take(self, worker: int) -> tuple[int, int] | None:
+    def _take(self, worker: int, again: bool) -> tuple[int, int] | None:
         """The next lease for this worker: returned ones first, but none that it found not finite if others can look."""
         for position, (id, attempt) in enumerate(self._returned):
-            if worker not in self._not_finite.get(id, ()) or self._living == 1:
+            if again or worker not in self._not_finite.get(id, ()) or self._living == 1:
                 del self._returned[position]
                 return id, attempt
         if self._next_id < self._plan.leases:
@@ -395,13 +473,16 @@ class Ledger:
 
     def _grant(self, now: float, worker: int, id: int, attempt: int, out: Outbox) -> None:
         deadline = now + self._settings.lease_seconds
-        self._outstanding[id] = _Outstanding(attempt, worker, deadline)
+        state = self._workers[worker]
+        pull = state.asked != self._messages  # it waited
+        read = self._rounds.count if pull and self._rounds is not None else state.version
+        self._outstanding[id] = _Outstanding(attempt, worker, deadline, read)
         self._granted += 1
         self._reissued += attempt > 0
-        number = self._workers[worker].number
-        self._workers[worker].lease = id
+        number = state.number
+        state.lease = id
         out.append((JOURNAL, LeaseGranted(now, worker, number, id, attempt, deadline)))
-        self._answer(worker, Granted(number, self._plan.lease(id, attempt, deadline)), out)
+        self._answer(worker, Granted(number, self._plan.lease(id, attempt, deadline), pull), out)
 
     def _answer(self, worker: int, answer: Granted | NoMoreLeases, out: Outbox) -> None:
         self._workers[worker].answer = answer

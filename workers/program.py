@@ -24,10 +24,10 @@ from ps.messages import (
     Exchanged,
     Failed,
     Finished,
+    Granted,
     Lease,
     Message,
     NextLease,
-    NoMoreLeases,
     Outcome,
     Push,
     Reading,
@@ -64,7 +64,8 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """What a Compute came to. `gradient_N` is the driver's buffer, lent until the next Ask is answered.
+    """What a Compute came to. `gradient_N` is the driver's buffer, lent until the next Ask is answered or the
+    next Compute begins.
 
     Attributes:
         loss: Mean main loss of the lease's examples, in nats.
@@ -80,43 +81,111 @@ class Gradient:
     gradient_N: Tensor
 
 
+Word = Finished | Failed | Discarded
 Effect = Ask | Compute | Note
 Answer = tuple[Message, ...] | Gradient | None
 Program = Generator[Effect, Answer, None]
 
 
-class _Shards:
-    """The worker's side of all shards: cuts vectors along their bounds and numbers the exchanges."""
+@dataclass(slots=True)
+class Tally:
+    """What the gradients of one lease came to, added up over its batches. Losses are means over examples, in nats."""
+
+    examples: int = 0
+    losses: float = 0.0  # summed over the examples
+    errors: int = 0
+    skipped: int = 0
+    finite: bool = True
+
+    def add(self, gradient: Gradient, examples: int) -> None:
+        """Count one batch's gradient; `examples`: in the batch, those that were skipped included."""
+        self.examples += examples - gradient.skipped
+        self.losses += gradient.loss * (examples - gradient.skipped)
+        self.errors += gradient.errors
+        self.skipped += gradient.skipped
+        self.finite &= gradient.finite
+
+    @property
+    def loss(self) -> float:
+        return self.losses / self.examples if self.examples else 0.0
+
+
+class Link:
+    """The worker's side of everything it says to the shards and the ledger: cuts vectors, counts, reads the answers.
+
+    Attributes:
+        read: What the newest pull read, per shard.
+        samples: Samples applied on the shards as of then, the least of them: schedules follow it.
+    """
 
     def __init__(self, worker: int, bounds: tuple[slice, ...], weights_N: Tensor) -> None:
         self._worker = worker
         self._bounds = bounds
         self._weights_N = weights_N
-        self._number = 0
+        self._exchanges = self._requests = 0
+        self._refused: Refused | None = None
+        self._discarded = False
         self.read: tuple[Reading, ...] = ()
+        self.samples = 0
 
-    def exchange(self, lease: Lease | None, gradient_N: Tensor | None) -> Program:
-        """Push this gradient, if any, and pull.
+    def next_lease(self, word: Word | None) -> Generator[Effect, Answer, Lease | None]:
+        """Say what became of the last lease, and get the next one; None at the end. Pulls, if it had to wait."""
+        self._requests += 1
+        version = min((reading.version for reading in self.read), default=0)
+        request = NextLease(self._worker, self._requests, word, version)
+        (answer,) = cast("tuple[Message]", (yield Ask(((LEDGER, request),))))
+        if not isinstance(answer, Granted):
+            return None
+        if answer.pull:
+            yield from self.pull()
+        return answer.lease
 
-        Leaves in `refused` what refused, in `discarded` whether some shard found the gradient too stale, in `read` what
-        the pull read.
+    def pull(self) -> Program:
+        """Fill the weights with the newest ones."""
+        yield from self._exchange(None, None, (), True)
+
+    def deliver(
+        self, lease: Lease, gradient_N: Tensor, tally: Tally, read: tuple[Reading, ...], pull: bool = True
+    ) -> Generator[Effect, Answer, Word]:
+        """Push a lease's gradient, and pull; return what became of it.
+
+        Args:
+            read: What the weights under the gradient were read from.
+            pull: Whether to pull in the same exchange.
         """
-        self._number += 1
+        if not tally.finite:
+            yield from self.pull()
+            reason = f"loss {tally.loss:g} or its gradient is not finite at lease {lease.id}"
+            return Failed(lease.id, lease.attempt, False, reason)
+        yield from self._exchange(lease, gradient_N, read, pull)
+        if (refused := self._refused) is not None:
+            yield from self.pull()
+            return Failed(lease.id, lease.attempt, refused.refusal is not Refusal.NOT_FINITE, refused.message)
+        if self._discarded:
+            return Discarded(lease.id, lease.attempt)
+        return Finished(lease.id, lease.attempt, tally.loss, tally.errors, tally.skipped)
+
+    def _exchange(
+        self, lease: Lease | None, gradient_N: Tensor | None, read: tuple[Reading, ...], pull: bool
+    ) -> Program:
+        """One exchange with every shard, all at once."""
+        self._exchanges += 1
         requests = []
         for shard, bound in enumerate(self._bounds):
             push = None
             if lease is not None and gradient_N is not None:
-                push = Push(lease.id, lease.attempt, lease.count, self.read, gradient_N[bound])
-            requests.append(
-                (Address(Role.SHARD, shard), Exchange(self._worker, self._number, shard, push, self._weights_N[bound]))
-            )
+                push = Push(lease.id, lease.attempt, lease.count, read, gradient_N[bound])
+            weights_N = self._weights_N[bound] if pull else None
+            message = Exchange(self._worker, self._exchanges, shard, push, weights_N)
+            requests.append((Address(Role.SHARD, shard), message))
         answers = cast("tuple[Exchanged | Refused, ...]", (yield Ask(tuple(requests))))
-        self.refused = [answer for answer in answers if isinstance(answer, Refused)]
+        self._refused = next((answer for answer in answers if isinstance(answer, Refused)), None)
         done = [answer for answer in answers if isinstance(answer, Exchanged)]
-        self.discarded = any(answer.outcome is Outcome.DISCARDED for answer in done)
+        self._discarded = any(answer.outcome is Outcome.DISCARDED for answer in done)
         yield Note(tuple(self._record(answer, lease) for answer in done))
-        if not self.refused:
+        if self._refused is None and pull:
             self.read = tuple(answer.reading for answer in done)
+            self.samples = min(answer.samples for answer in done)
 
     def _record(self, answer: Exchanged, lease: Lease | None) -> WorkerExchanged:
         id = -1 if lease is None else lease.id
@@ -133,29 +202,11 @@ def one_gradient(worker: int, bounds: tuple[slice, ...], weights_N: Tensor) -> P
 
     Source: Dean et al. 2012, section 4.1 (Downpour SGD with n_fetch = n_push = 1).
     """
-    shards = _Shards(worker, bounds, weights_N)
-    yield from shards.exchange(None, None)
-    outcome: Finished | Failed | Discarded | None = None
-    number = 0
-    while True:
-        number += 1
-        (answer,) = cast("tuple[Message]", (yield Ask(((LEDGER, NextLease(worker, number, outcome)),))))
-        if isinstance(answer, NoMoreLeases):
-            return
-        lease = cast("Lease", getattr(answer, "lease", None))
+    link = Link(worker, bounds, weights_N)
+    yield from link.pull()
+    word: Word | None = None
+    while (lease := (yield from link.next_lease(word))) is not None:
         gradient = cast("Gradient", (yield Compute(lease, weights_N)))
-        if not gradient.finite:
-            reason = f"loss {gradient.loss:g} or its gradient is not finite at lease {lease.id}"
-            outcome = Failed(lease.id, lease.attempt, False, reason)
-            yield from shards.exchange(None, None)
-            continue
-        yield from shards.exchange(lease, gradient.gradient_N)
-        if shards.discarded and not shards.refused:
-            outcome = Discarded(lease.id, lease.attempt)
-            continue
-        if not shards.refused:
-            outcome = Finished(lease.id, lease.attempt, gradient.loss, gradient.errors, gradient.skipped)
-            continue
-        first = shards.refused[0]
-        outcome = Failed(lease.id, lease.attempt, first.refusal is not Refusal.NOT_FINITE, first.message)
-        yield from shards.exchange(None, None)
+        tally = Tally()
+        tally.add(gradient, lease.count)
+        word = yield from link.deliver(lease, gradient.gradient_N, tally, link.read)

@@ -47,7 +47,7 @@ def check_invariants(ledger: Ledger) -> None:
     assert sorted(ledger._line) == sorted(waiting)
     assert all(state.lease is None for state in ledger._workers.values() if state.waiting)
     assert all(state.answer is None for state in ledger._workers.values() if state.waiting)
-    assert {lease.inquiry for lease in ledger._outstanding.values()} <= {0, *ledger._inquiries}
+    assert all(not lease.inquiry or lease.inquiry in ledger._inquiries for lease in ledger._outstanding.values())
     assert ledger._ending is None or not ledger._line
     assert all(lease not in ledger._finished for lease in ledger._not_finite)
 
@@ -81,12 +81,12 @@ def done(lease: int, attempt: int = 0, loss: float = 0.5, errors: int = 1, skipp
     return Finished(lease, attempt, loss, errors, skipped)
 
 
-def granted(now: float, index: int, number: int, lease: int, attempt: int = 0) -> Outbox:
+def granted(now: float, index: int, number: int, lease: int, attempt: int = 0, waited: bool = False) -> Outbox:
     """What goes out when this lease is granted."""
     deadline = now + SECONDS
     return [
         (JOURNAL, LeaseGranted(now, index, number, lease, attempt, deadline)),
-        (worker(index), Granted(number, PLAN.lease(lease, attempt, deadline))),
+        (worker(index), Granted(number, PLAN.lease(lease, attempt, deadline), waited)),
     ]
 
 
@@ -174,11 +174,11 @@ def test_who_asks_when_nothing_is_to_be_had_waits_in_line(make: Make) -> None:
     assert ledger.handle(3.0, WorkerLost(2)) == to_shards(2, 2)
     for shard in (0, 1):
         last = ledger.handle(4.0, Has(2, shard, ()))
-    assert last == [(JOURNAL, LeaseReturned(4.0, 2, 0)), *granted(4.0, 8, 2, 2, attempt=1)]
+    assert last == [(JOURNAL, LeaseReturned(4.0, 2, 0)), *granted(4.0, 8, 2, 2, attempt=1, waited=True)]
     ledger.handle(4.0, Has(1, 0, ()))
     assert ledger.handle(5.0, Has(1, 1, ())) == [
         (JOURNAL, LeaseReturned(5.0, 4, 0)),
-        *granted(5.0, 6, 1, 4, attempt=1),
+        *granted(5.0, 6, 1, 4, attempt=1, waited=True),
     ]
 
 
@@ -283,7 +283,7 @@ class LeaseFinishedByShards:
 
 def sorted_grants(*grants: tuple[float, int, int, int]) -> Outbox:
     """Second attempts, the journal's records first."""
-    out = [item for grant in grants for item in granted(*grant, attempt=1)]
+    out = [item for grant in grants for item in granted(*grant, attempt=1, waited=True)]
     return sorted(out, key=lambda item: item[0] != JOURNAL)
 
 
@@ -319,7 +319,7 @@ def test_a_worker_that_was_lost_leaves_the_line(make: Make) -> None:
     assert ledger.handle(1.0, WorkerLost(6)) == [], "twice is once"
     ledger.handle(1.0, WorkerLost(0))
     ledger.handle(2.0, Has(1, 0, ()))
-    assert ledger.handle(2.0, Has(1, 1, (0,)))[1:] == granted(2.0, 7, 1, 0, attempt=1)
+    assert ledger.handle(2.0, Has(1, 1, (0,)))[1:] == granted(2.0, 7, 1, 0, attempt=1, waited=True)
 
 
 def test_a_lost_worker_that_still_speaks_is_sent_away_and_one_under_a_new_id_takes_its_place(make: Make) -> None:
@@ -419,7 +419,7 @@ def test_a_refused_push_is_granted_again_to_anyone(make: Make) -> None:
         (JOURNAL, LeaseFailed(1.0, 0, 0, 0, True, failed.reason)),
         *to_shards(1, 0),
     ]
-    assert come_back(ledger, 1) == [(JOURNAL, LeaseReturned(5.0, 0, 0)), *granted(5.0, 0, 2, 0, attempt=1)]
+    assert come_back(ledger, 1) == [(JOURNAL, LeaseReturned(5.0, 0, 0)), *granted(5.0, 0, 2, 0, attempt=1, waited=True)]
 
 
 def test_a_lease_that_keeps_failing_ends_the_run(make: Make) -> None:
@@ -554,7 +554,9 @@ def test_a_message_for_another_machine_is_an_error_and_changes_nothing(make: Mak
     ledger = make()
     grant_all(ledger, 1)
     status = ledger.status()
-    with pytest.raises(TypeError, match="ledger got SampleTaken: it handles NextLease, WorkerLost, Tick, Has and Stop"):
+    with pytest.raises(
+        TypeError, match="ledger got SampleTaken: it handles NextLease, WorkerLost, Tick, Has, RoundClosed and Stop"
+    ):
         ledger.handle(1.0, SampleTaken(0, 0, 0))
     assert ledger.handle(1.0, NextLease(0, 1, None))[0][0] == worker(0)
     assert repr(ledger.status()) == repr(status)  # NaN equals nothing, but reads the same

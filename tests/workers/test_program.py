@@ -105,8 +105,9 @@ def begin(script: Script) -> Effect:
     return script.send(None)
 
 
-def asks(number: int, outcome: Finished | Failed | Discarded | None) -> Ask:
-    return Ask(((LEDGER, NextLease(WORKER, number, outcome)),))
+def asks(number: int, outcome: Finished | Failed | Discarded | None, version: int = 6) -> Ask:
+    """`version`: the least that the last pull read; the second exchange of these scripts reads 6 and 7."""
+    return Ask(((LEDGER, NextLease(WORKER, number, outcome, version)),))
 
 
 def granted(script: Script, number: int, id: int) -> Effect:
@@ -130,7 +131,7 @@ def end(script: Script, number: int) -> None:
 
 
 def test_it_pulls_before_it_asks_for_a_lease(script: Script) -> None:
-    assert begin(script) == asks(1, None)
+    assert begin(script) == asks(1, None, 3)
 
 
 def test_pulls_fill_the_programs_own_buffer_in_place(script: Script) -> None:
@@ -145,7 +146,7 @@ def test_pulls_fill_the_programs_own_buffer_in_place(script: Script) -> None:
 
 
 def test_lease_gradient_and_push_with_the_next_pull_in_one_exchange(script: Script) -> None:
-    assert begin(script) == asks(1, None)
+    assert begin(script) == asks(1, None, 3)
     granted(script, 1, 0)
     exchanges(script.send(gradient(script)), 2, script.lease(0), (Reading(0, 3), Reading(0, 4)))
     applied = exchanged(2, 6, 7, outcome=Outcome.APPLIED)
@@ -155,7 +156,7 @@ def test_lease_gradient_and_push_with_the_next_pull_in_one_exchange(script: Scri
     exchanges(script.send(gradient(script)), 3, script.lease(2), (Reading(0, 6), Reading(0, 7)))
     applied = exchanged(3, 8, 9, outcome=Outcome.APPLIED)
     assert script.send(applied) == note(3, 2, Outcome.APPLIED, a=8, b=9)
-    assert script.send(None) == asks(3, Finished(2, 2, 0.25, 3, 1))
+    assert script.send(None) == asks(3, Finished(2, 2, 0.25, 3, 1), 8)
     end(script, 3)
 
 
@@ -190,9 +191,17 @@ def test_a_refused_push_has_failed_and_it_pulls_again(script: Script, refusal: R
     assert script.send((first, refused)) == note(2, 0, Outcome.APPLIED, a=6)
     exchanges(script.send(None), 3, None)
     assert script.send(exchanged(3, 8, 9)) == note(3, -1, Outcome.NONE, a=8, b=9)
-    assert script.send(None) == asks(2, Failed(0, 2, finite, "why"))
+    assert script.send(None) == asks(2, Failed(0, 2, finite, "why"), 8)
     granted(script, 2, 1)
     exchanges(script.send(gradient(script)), 4, script.lease(1), (Reading(0, 8), Reading(0, 9)))
+
+
+def test_who_had_to_wait_pulls_again_before_it_computes(script: Script) -> None:
+    begin(script)
+    exchanges(script.send((Granted(1, script.lease(0), pull=True),)), 2, None)
+    assert script.send(exchanged(2, 6, 7)) == note(2, -1, Outcome.NONE, a=6, b=7)
+    assert isinstance(script.send(None), Compute)
+    exchanges(script.send(gradient(script)), 3, script.lease(0), (Reading(0, 6), Reading(0, 7)))
 
 
 def test_a_gradient_that_one_shard_discards_is_said_to_be_discarded(script: Script) -> None:
@@ -215,7 +224,7 @@ def test_success_follows_failure_without_a_trace_of_it(script: Script) -> None:
     granted(script, 2, 1)
     script.send(gradient(script))
     script.send(exchanged(3, 8, 9, outcome=Outcome.APPLIED))
-    assert script.send(None) == asks(3, Finished(1, 2, 0.25, 3, 1))
+    assert script.send(None) == asks(3, Finished(1, 2, 0.25, 3, 1), 8)
 
 
 def test_the_end_may_come_with_the_first_answer(script: Script) -> None:
