@@ -17,6 +17,7 @@ import torch
 from ps.averager import Averager
 from ps.ledger import Ledger
 from ps.shard import Shard
+from ps.staging import Staging
 from workers.program import Gradient, Program, one_gradient
 
 if TYPE_CHECKING:
@@ -73,17 +74,18 @@ def build_shard(spec: RunSpec, index: int, weights_N: Tensor | None) -> Shard:
         spec.schedule.build(spec.plan.examples, spec.plan.samples),
         0 if weights_N is None else spec.average.every,
         spec.correction.build(spec.rule, spec.cluster.workers, held_N.numel()),
+        Staging(spec.consistency.staleness_limit) if spec.consistency.in_rounds else None,
     )
 
 
 def build_ledger(spec: RunSpec) -> Ledger:
     """The ledger, before the first lease."""
-    return Ledger(spec.plan, spec.layout.shards, spec.ledger, spec.cluster.workers)
+    return Ledger(spec.plan, spec.layout.shards, spec.ledger, spec.cluster.workers, spec.consistency)
 
 
 def build_averager(spec: RunSpec) -> Averager:
     """The averager, before the first sample."""
-    return Averager(spec.elements, spec.average, spec.plan.leases)
+    return Averager(spec.elements, spec.average, spec.updates)
 
 
 def build_program(spec: RunSpec, bounds: tuple[slice, ...]) -> Callable[[int, Tensor], Program]:

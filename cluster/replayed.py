@@ -43,7 +43,8 @@ from ps.messages import (
     Role,
     Sample,
 )
-from ps.shard import WAITING_SAMPLES, Shard
+from ps.samples import WAITING_SAMPLES
+from ps.shard import Shard
 
 READER = Address(Role.WORKER, -1)
 

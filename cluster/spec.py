@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ps.averager import AverageSettings
+from ps.consistency import ConsistencySettings
 from ps.correction_settings import CorrectionSettings
 from ps.errors import require
 from ps.layout import Layout
@@ -69,6 +70,12 @@ class RunSpec:
     ledger: LedgerSettings
     cluster: ClusterSettings
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
+    consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
+
+    @property
+    def updates(self) -> int:
+        """Updates that the whole run makes on each shard, about: what averages are reckoned from."""
+        return -(-self.plan.leases // self.consistency.gradients(self.cluster.workers))
 
     @property
     def bounds(self) -> tuple[slice, ...]:

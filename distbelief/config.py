@@ -19,6 +19,7 @@ import tomli_w
 from cluster.spec import ClusterSettings
 from distbelief.policy import OneWorker
 from ps.averager import AverageSettings
+from ps.consistency import ConsistencySettings
 from ps.correction_settings import CorrectionSettings
 from ps.errors import BadInput, nearest, require
 from ps.ledger import LedgerSettings
@@ -92,6 +93,7 @@ class Config:
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
+    consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
 
     @classmethod
     def of(cls, values: Mapping[str, object], file: Path | None = None) -> Config:
@@ -129,15 +131,32 @@ class Config:
                 chosen["schedule"].pop("rate", None)
                 merged.pop("schedule.rate", None)
         config = cls(**{name: kind(**chosen[name]) for name, kind in sections.items()})
-        # A correction that looks after the momentum starts from what is good for one worker.
-        alike = 1 if config.correction.owns_momentum else config.cluster.workers
-        carried = config.one_worker.carried_over(alike)
+        carried = config.one_worker.carried_over(config.workers_alike)
         if "schedule.rate" not in merged:
             config = replace(config, schedule=replace(config.schedule, rate=carried.rate))
         if "rule.momentum" not in merged:
             config = replace(config, rule=replace(config.rule, momentum=carried.momentum))
-        config.correction.check(config.rule, config.cluster.workers - 1)
+        config.check()
         return config
+
+    @property
+    def workers_alike(self) -> int:
+        """How many asynchronous workers would be as stale: what rate and momentum are carried over to.
+
+        One, where a correction looks after the momentum.
+        """
+        return 1 if self.correction.owns_momentum else 1 + self.consistency.mean_staleness(self.cluster.workers)
+
+    def check(self) -> None:
+        """Raise BadInput if two sections do not go together."""
+        workers = self.cluster.workers
+        self.consistency.check(workers)
+        self.correction.check(self.rule, self.consistency.mean_staleness(workers))
+        if self.consistency.in_rounds and self.correction.of_each_gradient:
+            raise BadInput(
+                f"correction.kind: got {self.correction.kind} with consistency {self.consistency.kind}, expected none, "
+                "staleness-rate or implicit-momentum: the others are for gradients that are applied one by one"
+            )
 
     def to_toml(self) -> str:
         """The whole configuration as TOML."""

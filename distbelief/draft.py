@@ -74,6 +74,7 @@ def draft(config: Config) -> Draft:
         ledger=config.ledger,
         cluster=config.cluster,
         correction=config.correction,
+        consistency=config.consistency,
     )
     return Draft(spec, weights_N, dataset)
 

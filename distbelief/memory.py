@@ -22,6 +22,7 @@ def needed_bytes(spec: RunSpec, turns: int) -> int:
     """Memory that a run on one machine takes, without the images and activations of its batches."""
     vectors = 1 + len(spec.rule.build().slots) + WAITING_SAMPLES + 2 * CALLS_PER_SHARD  # the shards'
     vectors += spec.correction.vectors(spec.cluster.workers)
+    vectors += spec.cluster.workers if spec.consistency.in_rounds else 0  # gradients that wait for their round
     vectors += 1  # the averager's
     vectors += spec.cluster.workers + turns * 5  # the hosts': weights per worker; model, gradients in flight per turn
     processes = spec.layout.shards + 2 + turns + 2

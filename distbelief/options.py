@@ -164,6 +164,8 @@ SETTINGS = (
     Setting("--lr", "schedule.rate", NUMBER,
             "Learning rate, of the mean loss of a batch (else one worker's, carried over to so many workers)."),
     Setting("--momentum", "rule.momentum", NUMBER, "Momentum, 0 to below 1 (else carried over likewise)."),
+    Setting("--consistency", "consistency.kind", text("NAME"),
+            "When a worker may go on: async, bounded, softsync, sync or backup."),
     Setting("--correction", "correction.kind", text("NAME"),
             "What a stale gradient is worth: none, staleness-rate, dc-asgd, dc-asgd-adaptive, gap-aware, discard, "
             "implicit-momentum or dana."),

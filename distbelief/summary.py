@@ -12,7 +12,16 @@ from typing import Any
 from distbelief.histogram import mean, percentile
 from distbelief.rundir import JOURNAL, SUMMARY
 from ps.intervals import IntervalSet
-from ps.journal import LeaseDiscarded, LeaseFinished, LeaseGranted, PushHandled, SampleSkipped, ShardOpened, WorkerTimed
+from ps.journal import (
+    LeaseDiscarded,
+    LeaseFinished,
+    LeaseGranted,
+    PushHandled,
+    RoundApplied,
+    SampleSkipped,
+    ShardOpened,
+    WorkerTimed,
+)
 from ps.leases import LeasePlan
 from ps.messages import Outcome
 from ps.wire.files import journal_digest, journals, read_journal, write_whole
@@ -55,6 +64,11 @@ class Account:
                 self.applied.setdefault(actor, IntervalSet()).add(record.lease)
                 self.staleness[record.staleness] += 1
                 self.updated[record.lease] = max(self.updated.get(record.lease, -math.inf), record.now)
+            case RoundApplied():
+                for lease in record.leases:
+                    self.applied.setdefault(actor, IntervalSet()).add(lease)
+                    self.updated[lease] = max(self.updated.get(lease, -math.inf), record.now)
+                self.staleness.update(record.staleness)
             case PushHandled(outcome=Outcome.DUPLICATE):
                 self.duplicates += 1
             case LeaseDiscarded():

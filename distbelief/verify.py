@@ -15,6 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -31,6 +32,7 @@ from ps.journal import (
     LedgerStopped,
     PushHandled,
     Record,
+    RoundApplied,
     ShardOpened,
 )
 from ps.leases import LeasePlan
@@ -167,7 +169,7 @@ class _Shard:
     plan: LeasePlan
     shard: int
     opened: bool = False
-    applied: list[int] = field(default_factory=list)  # by version: applied[v - 1] made version v
+    applied: list[tuple[int, ...]] = field(default_factory=list)  # by version: applied[v - 1] made version v
     duplicates: int = 0
     discarded: int = 0
     refused: int = 0
@@ -180,10 +182,12 @@ class _Shard:
                 case ShardOpened():
                     self._open(record)
                 case PushHandled(outcome=Outcome.APPLIED):
-                    self._apply(record)
+                    self._apply((record.lease,), record.samples, record.version)
+                case RoundApplied():
+                    self._apply(record.leases, record.samples, record.version)
                 case PushHandled(outcome=Outcome.DUPLICATE):
                     self.duplicates += 1
-                case PushHandled():
+                case PushHandled(outcome=Outcome.DISCARDED):
                     self.discarded += 1
                 case ExchangeRefused():
                     self.refused += 1
@@ -197,27 +201,33 @@ class _Shard:
         self.opened = True
         if record.version > len(self.applied):
             self._problem(f"it opened at version {record.version} after {len(self.applied)}: records are lost")
-        self.undone += len(self.applied[record.version :])
+        self.undone += sum(map(len, self.applied[record.version :]))
         del self.applied[record.version :]
 
-    def _apply(self, record: PushHandled) -> None:
-        self.applied.append(record.lease)
-        if record.version != len(self.applied):
-            self._problem(f"version {record.version} follows {len(self.applied) - 1}: records are lost or out of order")
-        if record.lease >= self.plan.leases:
-            self._problem(f"lease {record.lease} was applied, the plan has {self.plan.leases}")
-        elif record.samples != (count := self.plan.lease(record.lease, 0, 0.0).count):
-            self._problem(f"lease {record.lease} was applied with {record.samples} examples, it has {count}")
+    def _apply(self, leases: tuple[int, ...], samples: int, version: int) -> None:
+        """These leases, with so many examples, made this version."""
+        self.applied.append(leases)
+        if version != len(self.applied):
+            self._problem(f"version {version} follows {len(self.applied) - 1}: records are lost or out of order")
+        named = _some("lease", list(leases))
+        if max(leases) >= self.plan.leases:
+            self._problem(f"{named} was applied, the plan has {self.plan.leases}")
+        elif samples != (count := sum(self.plan.lease(lease, 0, 0.0).count for lease in leases)):
+            self._problem(f"{named} was applied with {samples} examples, it has {count}")
 
     def held(self) -> set[int]:
-        return {lease for lease in self.applied if lease < self.plan.leases}
+        return {lease for lease in self._leases() if lease < self.plan.leases}
+
+    def _leases(self) -> Iterable[int]:
+        return chain.from_iterable(self.applied)
 
     def count(self) -> ShardCount:
         held = self.held()
         examples = sum(self.plan.lease(lease, 0, 0.0).count for lease in held)
-        twice = len(self.applied) - len(set(self.applied))
+        times = Counter(self._leases())
+        twice = times.total() - len(times)
         if twice:
-            again = sorted(lease for lease, times in Counter(self.applied).items() if times > 1)
+            again = sorted(lease for lease, count in times.items() if count > 1)
             self._problem(f"applied more than once: {_some('lease', again)}")
         return ShardCount(
             self.shard, len(held), examples, self.plan.leases - len(held), twice, self.duplicates, self.discarded,

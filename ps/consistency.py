@@ -177,7 +177,8 @@ class ConsistencySettings:
         rule = self._rule(workers)
         return 1 if rule is None else rule.size
 
-    def staleness_limit(self, workers: int) -> int | None:
+    @property
+    def staleness_limit(self) -> int | None:
         """The greatest staleness that a shard may stage; None for any."""
         return 0 if self.kind in ("sync", "backup") else None
 

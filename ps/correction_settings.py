@@ -76,7 +76,7 @@ class CorrectionSettings:
     @property
     def of_each_gradient(self) -> bool:
         """Whether it only makes sense where every gradient is an update of its own."""
-        return self.kind in ("dana", "discard")
+        return self.needs_pulls or self.kind in ("dana", "discard")
 
     @property
     def needs_pulls(self) -> bool:

@@ -12,7 +12,7 @@ Shape suffix: N = parameters of the model, all shards together.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from ps.journal import Record, WorkerExchanged
@@ -89,25 +89,27 @@ Program = Generator[Effect, Answer, None]
 
 @dataclass(slots=True)
 class Tally:
-    """What the gradients of one lease came to, added up over its batches. Losses are means over examples, in nats."""
+    """What the gradients of one lease came to, over its batches."""
 
-    examples: int = 0
-    losses: float = 0.0  # summed over the examples
+    losses: list[tuple[float, int]] = field(default_factory=list)  # mean over so many examples
     errors: int = 0
     skipped: int = 0
     finite: bool = True
 
     def add(self, gradient: Gradient, examples: int) -> None:
         """Count one batch's gradient; `examples`: in the batch, those that were skipped included."""
-        self.examples += examples - gradient.skipped
-        self.losses += gradient.loss * (examples - gradient.skipped)
+        self.losses.append((gradient.loss, examples - gradient.skipped))
         self.errors += gradient.errors
         self.skipped += gradient.skipped
         self.finite &= gradient.finite
 
     @property
     def loss(self) -> float:
-        return self.losses / self.examples if self.examples else 0.0
+        """Mean over the examples; that of a single batch to the bit."""
+        if len(self.losses) == 1:
+            return self.losses[0][0]
+        examples = sum(count for _, count in self.losses)
+        return sum(loss * count for loss, count in self.losses) / examples if examples else 0.0
 
 
 class Link:

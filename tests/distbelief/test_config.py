@@ -16,6 +16,7 @@ import pytest
 import distbelief
 from distbelief import policy
 from distbelief.config import Config, assignments, presets
+from ps.consistency import CONSISTENCIES
 from ps.correction_settings import CORRECTIONS
 from ps.errors import BadInput
 from workers.datasets import KNOWN
@@ -72,6 +73,11 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "correction.decay": ([-0.1, 1.0, math.nan], [0, 0.99]),
     "correction.epsilon": ([0.0, math.inf, math.nan], [1e-12]),
     "correction.limit": ([-1], [0, 7]),
+    "consistency.kind": (["snyc", ""], [*CONSISTENCIES]),
+    "consistency.bound": ([-1], [0, 7]),
+    "consistency.split": ([0], [1, 8]),
+    "consistency.backups": ([-1], [0, 1]),
+    "consistency.warm_leases": ([-1], [0, 100]),
 }
 FREE = {
     "run.preset",
@@ -270,13 +276,13 @@ def test_a_path_is_text() -> None:
         ({"run.preset": 3}, "run.preset: got '3', expected one of cifar10, digits, fashion-mnist, imagefolder, paper"),
         ({"clutser.workers": 3},
          "clutser.workers: got an unknown section, expected section.key with one of run, data, model, one_worker, "
-         'rule, schedule, average, ledger, cluster, correction (did you mean "cluster.workers"?)'),
+         'rule, schedule, average, ledger, cluster, correction, consistency (did you mean "cluster.workers"?)'),
         ({"workers": 3},
          "workers: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
-         'schedule, average, ledger, cluster, correction (did you mean "cluster.workers"?)'),
+         'schedule, average, ledger, cluster, correction, consistency (did you mean "cluster.workers"?)'),
         ({"lr": 3},
          "lr: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
-         "schedule, average, ledger, cluster, correction"),
+         "schedule, average, ledger, cluster, correction, consistency"),
         ({"cluster.worker": 3},
          "cluster.worker: got an unknown key, expected one of workers, shards, address, turns, threads "
          '(did you mean "cluster.workers"?)'),
