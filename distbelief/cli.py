@@ -16,6 +16,7 @@ import click
 from distbelief.bench.commands import bench
 from distbelief.data_commands import data
 from distbelief.options import (
+    COUNT,
     DIRECTORY,
     FILE,
     SETTINGS,
