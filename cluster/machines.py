@@ -56,7 +56,8 @@ class LeaseComputation:
             gradient_N.zero_()
             return Gradient(0.0, 0, batch.skipped, True, gradient_N), waited_seconds
         losses = self._function.compute(weights_N, lease, batch.images_BCHW, batch.labels_B, gradient_N)
-        return Gradient(losses.main, losses.errors, batch.skipped, losses.finite, gradient_N), waited_seconds
+        gradient = Gradient(losses.main, losses.errors, batch.skipped, losses.finite, gradient_N, losses.auxiliary)
+        return gradient, waited_seconds
 
 
 def build_shard(spec: RunSpec, index: int, weights_N: Tensor | None) -> Shard:

@@ -168,7 +168,8 @@ class _Launch:
             }
             rundir.write_connection(self._spec.folder, self._spec.token, live.targets, facts)
             self._interrupts.orderly = True
-            watch = Watch(self._config, self._spec, live, self._view, self._seconds)
+            classes = len(self._traits.classes)
+            watch = Watch(self._config, self._spec, classes, live, self._view, self._seconds)
             try:
                 watch.until_ended(lambda: self._interrupts.seen)
             finally:

@@ -76,6 +76,7 @@ class MetricsLog:
         rates = [shard.rate for shard in status.shards]
         values = {
             "loss": moment.loss,
+            **{f"auxiliary_loss_{head}": loss for head, loss in enumerate(status.ledger.recent_auxiliary, 1)},
             "train_error": status.ledger.recent_error,
             "rate": rates[0],
             "images_per_second": moment.images_per_second,

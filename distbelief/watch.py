@@ -13,6 +13,7 @@ from distbelief.config import Config
 from distbelief.histogram import total
 from distbelief.metrics import Meter, MetricsLog
 from distbelief.progress import Moment, View
+from distbelief.stall import StallDetector, advice
 from ps.ledger import Ending
 
 if TYPE_CHECKING:
@@ -27,15 +28,23 @@ EVALUATOR_START_SECONDS = 3.0  # of one core: what bringing up the evaluator cos
 
 
 class Watch:
-    """Watches a live run: what a person sees, metrics, evaluation beside it, and the reasons to end it early."""
+    """Watches a live run: what a person sees, metrics, evaluation beside it, and the reasons to end it early.
 
-    def __init__(self, config: Config, spec: RunSpec, live: LiveRun, view: View, seconds: Callable[[], float]) -> None:
+    Args:
+        classes: Of the data.
+        seconds: Since the run was asked for.
+    """
+
+    def __init__(
+        self, config: Config, spec: RunSpec, classes: int, live: LiveRun, view: View, seconds: Callable[[], float]
+    ) -> None:
         self._config = config
         self._live = live
         self._view = view
         self._seconds = seconds
         self._meter = Meter(spec.plan, spec.cluster.workers)
         self._log = MetricsLog(spec.folder)
+        self._stall = StallDetector(classes)
         self._average_N = torch.empty(spec.layout.size)
         self._began = seconds()
         self._status: LiveStatus | None = None
@@ -92,6 +101,10 @@ class Watch:
         self._status = self._live.status()
         self._moment = self._meter.moment(now - self._began, self._status)
         self._view.show(self._moment)
+        ledger = self._status.ledger
+        if self._stall.stalled(ledger.finished, ledger.recent_loss, ledger.recent_auxiliary):
+            rate, seed = self._config.schedule.rate, self._config.run.seed
+            self._view.say(advice(ledger.recent_loss, ledger.recent_auxiliary, rate, seed))
 
     def _reason_to_stop(self, now: float, interrupted: bool) -> Ending | None:
         run = self._config.run

@@ -171,6 +171,7 @@ class LeaseFinished:
     loss: float
     errors: int
     skipped: int
+    auxiliary: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

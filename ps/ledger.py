@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -90,7 +91,9 @@ class LedgerSettings:
 
 @dataclass(frozen=True, slots=True)
 class LedgerStatus:
-    """What the ledger tells about the run. `loss`: mean main loss of the last leases, at most an epoch's, or NaN."""
+    """What the ledger tells about the run. `loss`: mean main loss of the last leases, at most an epoch's, or NaN;
+    `recent_auxiliary`: of the newest leases, per auxiliary head.
+    """
 
     leases: int
     granted: int
@@ -105,6 +108,7 @@ class LedgerStatus:
     recent_error: float
     ending: str
     message: str
+    recent_auxiliary: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -134,6 +138,16 @@ class _Worker:
     waiting: bool = False
     answer: Granted | NoMoreLeases | None = None
     lease: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Finish:
+    """What a finished lease said: mean losses and number of errors over so many examples."""
+
+    examples: int
+    loss: float
+    auxiliary: tuple[float, ...]
+    errors: int
 
 
 RECENT_LEASES = 50  # that the live view's loss is the mean of
@@ -179,7 +193,7 @@ class Ledger:
         self._question = 0  # number of the last one that the shards were asked
         self._not_finite: dict[int, set[int]] = {}  # lease -> workers that found it not finite
         self._discards: Counter[int] = Counter()  # lease -> its gradients that were too stale
-        self._losses: deque[tuple[float, int, int]] = deque(maxlen=plan.leases_per_epoch)
+        self._finishes: deque[_Finish] = deque(maxlen=plan.leases_per_epoch)
         self._granted = self._reissued = self._samples = self._skipped = 0
         self._ending: Ending | None = None
         self._message = ""
@@ -190,8 +204,8 @@ class Ledger:
         return LedgerOpened(now, self._expected, self._shards, plan.examples, plan.batch_size, plan.epochs, plan.seed)
 
     def status(self) -> LedgerStatus:
-        recent = list(self._losses)[-RECENT_LEASES:]
-        recent_count = sum(count for _, count, _ in recent)
+        recent = list(self._finishes)[-RECENT_LEASES:]
+        examples = sum(finish.examples for finish in recent)
         return LedgerStatus(
             leases=self._plan.leases,
             granted=self._granted,
@@ -203,9 +217,10 @@ class Ledger:
             samples=self._samples,
             skipped=self._skipped,
             workers=len(self._workers),
-            loss=_mean_loss(list(self._losses)),
+            loss=_mean_loss(self._finishes),
             recent_loss=_mean_loss(recent),
-            recent_error=sum(errors for _, _, errors in recent) / recent_count if recent_count else math.nan,
+            recent_error=sum(finish.errors for finish in recent) / examples if examples else math.nan,
+            recent_auxiliary=_mean_auxiliary(recent),
             ending=self._ending.value if self._ending else "",
             message=self._message,
         )
@@ -284,7 +299,9 @@ class Ledger:
         if not 0 <= done.lease < self._next_id or done.lease in self._finished:
             return
         lease = self._outstanding.get(done.lease)
-        finished = StagedLease(worker, done.lease, done.attempt, done.loss, done.errors, done.skipped, 0)
+        finished = StagedLease(
+            worker, done.lease, done.attempt, done.loss, done.errors, done.skipped, 0, done.auxiliary
+        )
         if self._rounds is None:
             self._forget(done.lease)
             self._finish(now, finished, out)
@@ -301,8 +318,10 @@ class Ledger:
         self._samples += count
         self._skipped += done.skipped
         if done.worker >= 0:
-            self._losses.append((done.loss, count - done.skipped, done.errors))
-        record = LeaseFinished(now, done.worker, done.lease, done.attempt, count, done.loss, done.errors, done.skipped)
+            self._finishes.append(_Finish(count - done.skipped, done.loss, done.auxiliary, done.errors))
+        record = LeaseFinished(
+            now, done.worker, done.lease, done.attempt, count, done.loss, done.errors, done.skipped, done.auxiliary
+        )
         out.append((JOURNAL, record))
 
     def _held_by(self, worker: int, id: int, attempt: int) -> _Outstanding | None:
@@ -490,7 +509,15 @@ class Ledger:
         out.append((Address(Role.WORKER, worker), answer))
 
 
-def _mean_loss(losses: list[tuple[float, int, int]]) -> float:
-    """Mean loss per example of (mean loss, examples, errors) triples; NaN of none."""
-    count = sum(n for _, n, _ in losses)
-    return sum(loss * n for loss, n, _ in losses) / count if count else math.nan
+def _mean_loss(finishes: Collection[_Finish]) -> float:
+    """Mean main loss per example; NaN of none."""
+    examples = sum(finish.examples for finish in finishes)
+    return sum(finish.loss * finish.examples for finish in finishes) / examples if examples else math.nan
+
+
+def _mean_auxiliary(finishes: Collection[_Finish]) -> tuple[float, ...]:
+    """Mean loss per example of each auxiliary head; leases without examples say nothing of them."""
+    told = [finish for finish in finishes if finish.examples and finish.auxiliary]
+    examples = sum(finish.examples for finish in told)
+    heads = zip(*([loss * finish.examples for loss in finish.auxiliary] for finish in told), strict=True)
+    return tuple(sum(head) / examples for head in heads)

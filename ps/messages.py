@@ -82,6 +82,7 @@ class Finished:
         loss: Mean main loss of the lease's examples (without the auxiliary heads), in nats.
         errors: Examples that the main head classified wrongly.
         skipped: Examples that could not be read and were left out.
+        auxiliary: Mean losses of the auxiliary heads, from the bottom up.
     """
 
     lease: int
@@ -89,6 +90,7 @@ class Finished:
     loss: float
     errors: int
     skipped: int
+    auxiliary: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class StagedLease:
     errors: int
     skipped: int
     read: int
+    auxiliary: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)

@@ -72,6 +72,7 @@ class Gradient:
         errors: Examples the main head classified wrongly.
         skipped: Examples that could not be read.
         finite: Whether loss and whole gradient are finite.
+        auxiliary: Mean losses of the auxiliary heads.
     """
 
     loss: float
@@ -79,6 +80,7 @@ class Gradient:
     skipped: int
     finite: bool
     gradient_N: Tensor
+    auxiliary: tuple[float, ...] = ()
 
 
 Word = Finished | Failed | Discarded
@@ -91,25 +93,36 @@ Program = Generator[Effect, Answer, None]
 class Tally:
     """What the gradients of one lease came to, over its batches."""
 
-    losses: list[tuple[float, int]] = field(default_factory=list)  # mean over so many examples
+    losses: list[tuple[tuple[float, ...], int]] = field(default_factory=list)  # main and auxiliary, and of how many
     errors: int = 0
     skipped: int = 0
     finite: bool = True
 
     def add(self, gradient: Gradient, examples: int) -> None:
         """Count one batch's gradient; `examples`: in the batch, those that were skipped included."""
-        self.losses.append((gradient.loss, examples - gradient.skipped))
+        if examples > gradient.skipped:
+            self.losses.append(((gradient.loss, *gradient.auxiliary), examples - gradient.skipped))
         self.errors += gradient.errors
         self.skipped += gradient.skipped
         self.finite &= gradient.finite
 
     @property
     def loss(self) -> float:
-        """Mean over the examples; that of a single batch to the bit."""
+        """Mean main loss of the examples, 0 if there were none."""
+        return self._means()[0]
+
+    @property
+    def auxiliary(self) -> tuple[float, ...]:
+        """Likewise of the auxiliary heads."""
+        return self._means()[1:]
+
+    def _means(self) -> tuple[float, ...]:
+        """Over the examples; those of a single batch to the bit."""
         if len(self.losses) == 1:
             return self.losses[0][0]
         examples = sum(count for _, count in self.losses)
-        return sum(loss * count for loss, count in self.losses) / examples if examples else 0.0
+        heads = zip(*([loss * count for loss in losses] for losses, count in self.losses), strict=True)
+        return tuple(sum(head) / examples for head in heads) or (0.0,)
 
 
 class Link:
@@ -165,7 +178,7 @@ class Link:
             return Failed(lease.id, lease.attempt, refused.refusal is not Refusal.NOT_FINITE, refused.message)
         if self._discarded:
             return Discarded(lease.id, lease.attempt)
-        return Finished(lease.id, lease.attempt, tally.loss, tally.errors, tally.skipped)
+        return Finished(lease.id, lease.attempt, tally.loss, tally.errors, tally.skipped, tally.auxiliary)
 
     def _exchange(
         self, lease: Lease | None, gradient_N: Tensor | None, read: tuple[Reading, ...], pull: bool

@@ -80,18 +80,20 @@ class Lease(_message.Message):
     def __init__(self, id: _Optional[int] = ..., attempt: _Optional[int] = ..., epoch: _Optional[int] = ..., first: _Optional[int] = ..., count: _Optional[int] = ..., weight: _Optional[float] = ..., deadline: _Optional[float] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("lease", "attempt", "loss", "errors", "skipped")
+    __slots__ = ("lease", "attempt", "loss", "errors", "skipped", "auxiliary")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    AUXILIARY_FIELD_NUMBER: _ClassVar[int]
     lease: int
     attempt: int
     loss: float
     errors: int
     skipped: int
-    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., loss: _Optional[float] = ..., errors: _Optional[int] = ..., skipped: _Optional[int] = ...) -> None: ...
+    auxiliary: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., loss: _Optional[float] = ..., errors: _Optional[int] = ..., skipped: _Optional[int] = ..., auxiliary: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("lease", "attempt", "finite", "reason")
@@ -419,7 +421,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., rate: _Optional[float] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., skipped_samples: _Optional[int] = ..., waiting_samples: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., discarded: _Optional[int] = ..., staged: _Optional[int] = ...) -> None: ...
 
 class LedgerStatus(_message.Message):
-    __slots__ = ("leases", "granted", "finished", "reissued", "outstanding", "samples", "skipped", "workers", "loss", "recent_loss", "recent_error", "ending", "message")
+    __slots__ = ("leases", "granted", "finished", "reissued", "outstanding", "samples", "skipped", "workers", "loss", "recent_loss", "recent_error", "ending", "message", "recent_auxiliary")
     LEASES_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
@@ -433,6 +435,7 @@ class LedgerStatus(_message.Message):
     RECENT_ERROR_FIELD_NUMBER: _ClassVar[int]
     ENDING_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RECENT_AUXILIARY_FIELD_NUMBER: _ClassVar[int]
     leases: int
     granted: int
     finished: int
@@ -446,7 +449,8 @@ class LedgerStatus(_message.Message):
     recent_error: float
     ending: str
     message: str
-    def __init__(self, leases: _Optional[int] = ..., granted: _Optional[int] = ..., finished: _Optional[int] = ..., reissued: _Optional[int] = ..., outstanding: _Optional[int] = ..., samples: _Optional[int] = ..., skipped: _Optional[int] = ..., workers: _Optional[int] = ..., loss: _Optional[float] = ..., recent_loss: _Optional[float] = ..., recent_error: _Optional[float] = ..., ending: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    recent_auxiliary: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, leases: _Optional[int] = ..., granted: _Optional[int] = ..., finished: _Optional[int] = ..., reissued: _Optional[int] = ..., outstanding: _Optional[int] = ..., samples: _Optional[int] = ..., skipped: _Optional[int] = ..., workers: _Optional[int] = ..., loss: _Optional[float] = ..., recent_loss: _Optional[float] = ..., recent_error: _Optional[float] = ..., ending: _Optional[str] = ..., message: _Optional[str] = ..., recent_auxiliary: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class AveragerStatus(_message.Message):
     __slots__ = ("versions", "counts")
@@ -645,7 +649,7 @@ class LeaseGranted(_message.Message):
     def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., deadline: _Optional[float] = ...) -> None: ...
 
 class LeaseFinished(_message.Message):
-    __slots__ = ("now", "worker", "lease", "attempt", "samples", "loss", "errors", "skipped")
+    __slots__ = ("now", "worker", "lease", "attempt", "samples", "loss", "errors", "skipped", "auxiliary")
     NOW_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
@@ -654,6 +658,7 @@ class LeaseFinished(_message.Message):
     LOSS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    AUXILIARY_FIELD_NUMBER: _ClassVar[int]
     now: float
     worker: int
     lease: int
@@ -662,7 +667,8 @@ class LeaseFinished(_message.Message):
     loss: float
     errors: int
     skipped: int
-    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., loss: _Optional[float] = ..., errors: _Optional[int] = ..., skipped: _Optional[int] = ...) -> None: ...
+    auxiliary: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., loss: _Optional[float] = ..., errors: _Optional[int] = ..., skipped: _Optional[int] = ..., auxiliary: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class LeaseFailed(_message.Message):
     __slots__ = ("now", "worker", "lease", "attempt", "finite", "reason")

@@ -26,6 +26,7 @@ BEGAN = 16.0  # seconds from the start of the process to that of the watch
 TICK = 0.5  # what the clock moves between two looks: exact in binary
 CORES = 2
 PARAMETERS = 48
+CLASSES = 10
 PLAN = LeasePlan(examples=1000, batch_size=10, epochs=10, seed=0)
 FAR = 1e9
 
@@ -35,10 +36,11 @@ class Clock:
 
 
 class Screen:
-    """A view that notes the moments."""
+    """A view that notes the moments and what is said."""
 
     def __init__(self) -> None:
         self.moments: list[Moment] = []
+        self.said: list[str] = []
 
     def begin(self, facts: Sequence[Fact]) -> None:
         raise AssertionError("the watch begins nothing")
@@ -50,7 +52,7 @@ class Screen:
         self.moments.append(moment)
 
     def say(self, line: str) -> None:
-        raise AssertionError("nor does it say anything")
+        self.said.append(line)
 
     def end(self, results: Sequence[Fact]) -> None:
         raise AssertionError("nor does it end anything")
@@ -68,12 +70,13 @@ class Run:
         errors: Top-1 error of each evaluation of the average; each takes `takes` seconds.
         averaged_from: When the average has its first version.
         ending, message: What the ledger says when the workers have ended by themselves.
+        loss, auxiliary: Mean losses of the newest leases.
     """
 
     def __init__(self, clock: Clock, **script: Any) -> None:
         given: dict[str, Any] = {
             "ends": FAR, "obeys": 1.0, "errors": (), "takes": 4.0, "averaged_from": 0.0, "ending": "completed",
-            "message": "", "updates_end": FAR,
+            "message": "", "updates_end": FAR, "loss": 0.5, "auxiliary": (),
         }  # fmt: skip
         self._script = SimpleNamespace(**(given | script))
         self._clock = clock
@@ -102,10 +105,11 @@ class Run:
             0,
             3,
             0.5,
-            0.5,
+            self._script.loss,
             0.25,
             ending,
             self._message if ending else "",
+            self._script.auxiliary,
         )
         shard = ShardStatus(0, 1, updates, 10 * updates, 0.5, 0, 0, 0, 0, {1: updates} if updates else {})
         return SimpleNamespace(ledger=ledger, shards=(shard,), workers=3)
@@ -157,7 +161,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchRu
         )
         run: Any = Run(clock, **script)
         screen = Screen()
-        watches.append(watch.Watch(config, spec, run, screen, lambda: clock.now))
+        watches.append(watch.Watch(config, spec, CLASSES, run, screen, lambda: clock.now))
         watches[-1].until_ended(lambda: clock.now - BEGAN >= interrupted_at)
         return run, watches[-1], screen
 
@@ -242,6 +246,22 @@ def test_a_failed_run_says_what_the_ledger_says(watched: WatchRun) -> None:
 def test_a_run_without_an_end_has_failed_and_says_so(watched: WatchRun) -> None:
     _, watch_, _ = watched(ends=BEGAN + 4, ending="")
     assert watch_.ending() == (Ending.FAILED, "the workers ended before the run did")
+
+
+# --- a warning ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stalled_run_is_told_so_once(watched: WatchRun) -> None:
+    given: dict[str, object] = {"schedule.rate": 0.01}
+    _, _, screen = watched(given, loss=2.31, auxiliary=(2.2, 1.5), ends=BEGAN + 60)
+    assert len(screen.said) == 1
+    assert "known stall" in screen.said[0]
+    assert "--lr 0.005" in screen.said[0]
+
+
+def test_a_healthy_run_is_told_nothing(watched: WatchRun) -> None:
+    _, _, screen = watched(loss=1.5, auxiliary=(2.2, 1.5), ends=BEGAN + 60)
+    assert screen.said == []
 
 
 # --- evaluation beside it ---------------------------------------------------------------------------------------------

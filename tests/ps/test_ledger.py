@@ -77,8 +77,15 @@ def to_shards(inquiry: int, *leases: int, shards: int = 2) -> Outbox:
     return [(Address(Role.SHARD, shard), WhoHas(inquiry, leases)) for shard in range(shards)]
 
 
-def done(lease: int, attempt: int = 0, loss: float = 0.5, errors: int = 1, skipped: int = 0) -> Finished:
-    return Finished(lease, attempt, loss, errors, skipped)
+def done(
+    lease: int,
+    attempt: int = 0,
+    loss: float = 0.5,
+    errors: int = 1,
+    skipped: int = 0,
+    auxiliary: tuple[float, ...] = (),
+) -> Finished:
+    return Finished(lease, attempt, loss, errors, skipped, auxiliary)
 
 
 def granted(now: float, index: int, number: int, lease: int, attempt: int = 0, waited: bool = False) -> Outbox:
@@ -139,8 +146,8 @@ def test_a_setting_out_of_range_is_named(name: str, value: float) -> None:
 def test_leases_go_out_in_order_and_are_finished_by_the_next_request(make: Make) -> None:
     ledger = make()
     grant_all(ledger, 2)
-    assert ledger.handle(3.0, NextLease(1, 2, done(1, loss=0.25, errors=3, skipped=2))) == [
-        (JOURNAL, LeaseFinished(3.0, 1, 1, 0, 4, 0.25, 3, 2)),
+    assert ledger.handle(3.0, NextLease(1, 2, done(1, 0, 0.25, 3, 2, (0.5, 0.75)))) == [
+        (JOURNAL, LeaseFinished(3.0, 1, 1, 0, 4, 0.25, 3, 2, (0.5, 0.75))),
         *granted(3.0, 1, 2, 2),
     ]
 
@@ -212,9 +219,10 @@ def test_the_status_counts(make: Make) -> None:
     empty = ledger.status()
     assert (empty.leases, empty.granted, empty.finished, empty.outstanding, empty.workers) == (6, 0, 0, 0, 0)
     assert all(math.isnan(value) for value in (empty.loss, empty.recent_loss, empty.recent_error))
+    assert empty.recent_auxiliary == ()
     grant_all(ledger, 4)
-    ledger.handle(1.0, NextLease(0, 2, done(0, loss=1.0, errors=3, skipped=1)))
-    ledger.handle(1.0, NextLease(2, 2, done(2, loss=4.0, errors=0, skipped=1)))
+    ledger.handle(1.0, NextLease(0, 2, done(0, loss=1.0, errors=3, skipped=1, auxiliary=(2.0, 8.0))))
+    ledger.handle(1.0, NextLease(2, 2, done(2, loss=4.0, errors=0, skipped=1, auxiliary=(6.0, 0.0))))
     ledger.handle(1.0, WorkerLost(1))
     for shard in (0, 1):
         ledger.handle(1.0, Has(1, shard, ()))
@@ -224,6 +232,7 @@ def test_the_status_counts(make: Make) -> None:
     assert (status.samples, status.skipped) == (6, 2)
     assert status.loss == status.recent_loss == (1.0 * 3 + 4.0 * 1) / 4, "means over the examples that could be read"
     assert status.recent_error == 3 / 4
+    assert status.recent_auxiliary == (3.0, 6.0)
     assert (status.ending, status.message) == ("", "")
     ledger.handle(2.0, NextLease(0, 3, done(4)))
     status = ledger.status()

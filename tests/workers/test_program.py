@@ -29,7 +29,7 @@ from ps.messages import (
     Refused,
     Role,
 )
-from workers.program import Answer, Ask, Compute, Effect, Gradient, Note, Program, one_gradient
+from workers.program import Answer, Ask, Compute, Effect, Gradient, Note, Program, Tally, one_gradient
 
 PLAN = LeasePlan(examples=10, batch_size=4, epochs=1, seed=0)
 BOUNDS = (slice(0, 16), slice(16, 20))
@@ -119,9 +119,12 @@ def granted(script: Script, number: int, id: int) -> Effect:
     return effect
 
 
+HEADS = (0.5, 0.75)  # losses of the auxiliary heads
+
+
 def gradient(script: Script, finite: bool = True) -> Gradient:
     loss = 0.25 if finite else float("nan")
-    return Gradient(loss, errors=3, skipped=1, finite=finite, gradient_N=script.gradient_N)
+    return Gradient(loss, errors=3, skipped=1, finite=finite, gradient_N=script.gradient_N, auxiliary=HEADS)
 
 
 def end(script: Script, number: int) -> None:
@@ -151,12 +154,12 @@ def test_lease_gradient_and_push_with_the_next_pull_in_one_exchange(script: Scri
     exchanges(script.send(gradient(script)), 2, script.lease(0), (Reading(0, 3), Reading(0, 4)))
     applied = exchanged(2, 6, 7, outcome=Outcome.APPLIED)
     assert script.send(applied) == note(2, 0, Outcome.APPLIED, a=6, b=7)
-    assert script.send(None) == asks(2, Finished(0, 2, 0.25, 3, 1))
+    assert script.send(None) == asks(2, Finished(0, 2, 0.25, 3, 1, HEADS))
     granted(script, 2, 2)  # the short one
     exchanges(script.send(gradient(script)), 3, script.lease(2), (Reading(0, 6), Reading(0, 7)))
     applied = exchanged(3, 8, 9, outcome=Outcome.APPLIED)
     assert script.send(applied) == note(3, 2, Outcome.APPLIED, a=8, b=9)
-    assert script.send(None) == asks(3, Finished(2, 2, 0.25, 3, 1), 8)
+    assert script.send(None) == asks(3, Finished(2, 2, 0.25, 3, 1, HEADS), 8)
     end(script, 3)
 
 
@@ -165,7 +168,7 @@ def test_a_duplicate_is_finished_like_any_other(script: Script) -> None:
     granted(script, 1, 0)
     script.send(gradient(script))
     assert script.send(exchanged(2, 6, 7, outcome=Outcome.DUPLICATE)) == note(2, 0, Outcome.DUPLICATE, a=6, b=7)
-    assert script.send(None) == asks(2, Finished(0, 2, 0.25, 3, 1))
+    assert script.send(None) == asks(2, Finished(0, 2, 0.25, 3, 1, HEADS))
 
 
 def test_a_gradient_that_is_not_finite_reaches_no_shard(script: Script) -> None:
@@ -224,7 +227,7 @@ def test_success_follows_failure_without_a_trace_of_it(script: Script) -> None:
     granted(script, 2, 1)
     script.send(gradient(script))
     script.send(exchanged(3, 8, 9, outcome=Outcome.APPLIED))
-    assert script.send(None) == asks(3, Finished(1, 2, 0.25, 3, 1), 8)
+    assert script.send(None) == asks(3, Finished(1, 2, 0.25, 3, 1, HEADS), 8)
 
 
 def test_the_end_may_come_with_the_first_answer(script: Script) -> None:
@@ -248,3 +251,29 @@ def test_messages_that_go_out_are_of_the_kinds_that_machines_take(script: Script
         effect = script.send(gradient(script))
     assert set(sent) == {(Role.SHARD, Exchange), (Role.LEDGER, NextLease)}
     assert len(sent) == 9
+
+
+# --- what several batches come to -------------------------------------------------------------------------------------
+
+
+def tallied(*batches: tuple[float, tuple[float, ...], int, int]) -> Tally:
+    """Of (loss, auxiliary losses, examples, skipped)."""
+    tally = Tally()
+    for loss, auxiliary, examples, skipped in batches:
+        tally.add(Gradient(loss, 1, skipped, True, torch.empty(0), auxiliary), examples)
+    return tally
+
+
+def test_losses_are_means_over_the_examples_that_could_be_read() -> None:
+    tally = tallied((1.0, (2.0, 8.0), 4, 1), (5.0, (6.0, 0.0), 1, 0), (0.0, (), 4, 4))
+    assert (tally.loss, tally.auxiliary) == (2.0, (3.0, 6.0))
+    assert (tally.errors, tally.skipped, tally.finite) == (3, 5, True)
+
+
+def test_those_of_one_batch_are_its_own_to_the_bit() -> None:
+    tally = tallied((0.1, (0.7, 0.3), 3, 0))
+    assert (tally.loss, tally.auxiliary) == (0.1, (0.7, 0.3))
+
+
+def test_without_an_example_there_is_no_loss() -> None:
+    assert (tallied().loss, tallied((0.0, (), 4, 4)).auxiliary) == (0.0, ())

@@ -89,7 +89,7 @@ READ = (Reading(0, 0), Reading(2, 1 << 40))
 PLAIN = [
     NextLease(3, 1, None),
     NextLease(0, 0, Finished(0, 0, 0.0, 0, 0)),
-    NextLease(3, 2, Finished(7, 1, 0.25, 3, 1)),
+    NextLease(3, 2, Finished(7, 1, 0.25, 3, 1, (0.5, 0.75))),
     NextLease(3, 3, Failed(0, 0, False, "")),
     NextLease(3, 4, Failed(8, 2, True, "wrong length: 3 \u2260 4")),
     NextLease(3, 5, Discarded(8, 2), 1 << 40),
@@ -130,7 +130,7 @@ RECORDS = [
     SampleSent(1.5, 8),
     SampleSkipped(1.5, 8),
     LeaseGranted(1.5, 3, 2, 9, 1, 61.5),
-    LeaseFinished(1.5, -1, 9, 1, 32, 0.25, 3, 1),
+    LeaseFinished(1.5, -1, 9, 1, 32, 0.25, 3, 1, (0.5, 0.75)),
     LeaseFailed(1.5, 3, 9, 1, False, "loss nan"),
     LeaseReturned(1.5, 9, 1),
     LedgerStopped(1.5, "diverged"),
@@ -142,7 +142,7 @@ RECORDS = [
 STATUSES = [
     ShardStatus(1, 0, 9, 36, 0.1, 1, 2, 3, 2, {0: 1, 31: 8}),
     ShardStatus(0, 0, 0, 0, 0.0, 0, 0, 0, 0, {}, 4, 5),
-    LedgerStatus(9, 8, 7, 6, 5, 4, 3, 2, 0.5, 0.25, 0.125, "failed", "why"),
+    LedgerStatus(9, 8, 7, 6, 5, 4, 3, 2, 0.5, 0.25, 0.125, "failed", "why", (0.5, 0.75)),
     AveragerStatus((), ()),
     AveragerStatus((8, 0), (2, 0)),
 ]
