@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from distbelief.options import COUNT, Commands, debug_option, json_option, text
+from distbelief.options import COUNT, DIRECTORY, Commands, debug_option, json_option, text
 
 pairs_option = click.option(
     "--pairs", type=COUNT, default=7, help="Rounds, each measuring every side once; 7 is the default."
@@ -52,3 +54,28 @@ def gradient(model: str, batch_size: int, pairs: int, as_json: bool, debug: bool
     from distbelief.bench.gradient import gradient_command
 
     return gradient_command(model, batch_size, pairs, as_json)
+
+
+@bench.command()
+@click.option("--data-root", type=DIRECTORY, help="Photographs, as for the preset imagefolder (else made-up ones).")
+@click.option("--model", type=text("NAME"), default="googlenet", help="Which network; googlenet is the default.")
+@click.option("--batch-size", type=COUNT, default=16, help="Images per gradient; 16 is the default.")
+@pairs_option
+@json_option
+@debug_option
+def reading(data_root: Path | None, model: str, batch_size: int, pairs: int, as_json: bool, debug: bool) -> int:
+    """Gradients of images that are decoded meanwhile, against preloaded ones.
+
+    What reading costs: images per second with a worker's read-ahead, against
+    the same gradients of one batch that is there already; the share of a step
+    that compute waits for data; milliseconds to decode and augment an image.
+
+    \b
+    Examples:
+      distbelief bench reading
+      distbelief bench reading --data-root ~/pictures
+      distbelief bench reading --json | jq .float32.ratio
+    """
+    from distbelief.bench.reading import reading_command
+
+    return reading_command(data_root, model, batch_size, pairs, as_json)

@@ -106,26 +106,8 @@ def test_data_passes_on_its_arguments(behind: Callable[[str, Behind], None]) -> 
     seen: list[tuple[object, ...]] = []
     behind("distbelief.data.preview_command", noting(seen))
     assert cli.run(["data", "preview"]) == 0
-    assert (
-        cli.run(
-            [
-                "data",
-                "preview",
-                "cifar10",
-                "--data-root",
-                "d",
-                "--output",
-                "o",
-                "--rows",
-                "2",
-                "--columns",
-                "3",
-                "--seed",
-                "4",
-            ]
-        )
-        == 0
-    )
+    typed = "data preview cifar10 --data-root d --output o --rows 2 --columns 3 --seed 4"
+    assert cli.run(typed.split()) == 0
     behind("distbelief.data.fetch_command", noting(seen))
     assert cli.run(["data", "fetch", "cifar10"]) == 0
     assert seen == [
@@ -168,7 +150,7 @@ def test_the_exit_code_is_the_function_s(behind: Callable[[str, Behind], None]) 
          '(did you mean "launch"?); see distbelief --help'),
         ("data fetch", "got no NAME, expected at least one; see distbelief data fetch --help"),
         ("bench gradiant",
-         'got gradiant, expected one of gradient (did you mean "gradient"?); see distbelief bench --help'),
+         'got gradiant, expected one of gradient, reading (did you mean "gradient"?); see distbelief bench --help'),
         ("--verson",
          'got --verson, expected an option of distbelief (did you mean "--version"?); see distbelief --help'),
         ("launch --worker 3",
@@ -286,6 +268,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         "bench",
         "bench --help",
         "bench gradient --help",
+        "bench reading --help",
     ],
 )
 def test_help_has_examples_and_fits_the_screen(
