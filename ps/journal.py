@@ -251,7 +251,9 @@ class WorkerExchanged:
 
 @dataclass(frozen=True, slots=True)
 class WorkerTimed:
-    """Where a worker's time for one lease went, in seconds."""
+    """Where a worker's time for one lease went, in seconds. `decode_seconds`: until its batch was there; little of it
+    if the batch was read ahead.
+    """
 
     now: float
     worker: int

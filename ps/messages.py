@@ -79,7 +79,7 @@ class Finished:
     """A worker's word that every shard has its lease's gradient.
 
     Attributes:
-        loss: Mean main loss of the lease's examples (without the auxiliary heads), in nats.
+        loss: Mean main loss of the lease's readable examples (without the auxiliary heads), in nats; 0 of none.
         errors: Examples that the main head classified wrongly.
         skipped: Examples that could not be read and were left out.
         auxiliary: Mean losses of the auxiliary heads, from the bottom up.

@@ -68,7 +68,7 @@ class Gradient:
     next Compute begins.
 
     Attributes:
-        loss: Mean main loss of the lease's examples, in nats.
+        loss: Mean main loss of the lease's readable examples, in nats; 0 of none.
         errors: Examples the main head classified wrongly.
         skipped: Examples that could not be read.
         finite: Whether loss and whole gradient are finite.

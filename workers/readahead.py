@@ -96,11 +96,10 @@ class Shelf:
         elif self._granted:
             return None  # its turn comes first, and the time until it ends is time enough for the next
         else:
-            open = (id for id in self._guesses.values() if id not in self._ready and id not in self._reading)
-            guess = next(open, None)
-            if guess is None:
+            guesses = [id for id in self._guesses.values() if self.find(id) is Place.NOWHERE]
+            if not guesses:
                 return None
-            id = guess
+            id = guesses[0]
         self._reading.add(id)
         return id
 
