@@ -65,7 +65,8 @@ class DataSettings:
 
     Attributes:
         name: One of `KNOWN`.
-        root: Folder to look in; empty for $DISTBELIEF_DATA.
+        root: Folder to look in; empty for $DISTBELIEF_DATA. For imagefolder also a tar file, or a pattern that several
+            match.
         bad_images: What an unreadable example does: "skip" leaves it out of its batch and counts it, "fail" ends the
             run.
 

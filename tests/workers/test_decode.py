@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -111,6 +113,14 @@ def test_a_flipped_byte_gives_a_picture_or_a_bad_image(kind: str, at: int) -> No
     data[at % len(data)] ^= 0x55
     with suppress(BadImage):
         assert decode(bytes(data), "x").shape[2] == 3
+
+
+def test_a_picture_too_large_for_any_memory_is_refused_before_it_is_decoded() -> None:
+    """A PNG of a few bytes that says it is 30,000 pixels wide and high."""
+    header = struct.pack(">4s2I5B", b"IHDR", 30_000, 30_000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    with pytest.raises(BadImage, match="DecompressionBombError"):
+        decode(data + struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT")), "x")
 
 
 # --- the real oddities ------------------------------------------------------------------------------------------------
