@@ -21,6 +21,7 @@ from distbelief.saved import Saved
 from ps.errors import BadInput
 from ps.wire.files import write_whole
 from workers.inception import AuxiliaryHead, Network
+from workers.normalisation import ALPHA, BETA, REACH, LocalResponse
 
 FORMATS = ("safetensors", "onnx")
 ONNX_PACKAGES = ("onnx", "onnxscript")
@@ -72,11 +73,14 @@ def as_onnx(model: Saved) -> bytes:
 
 
 class _Inference(nn.Module):
-    """The network as a function of one tensor to another."""
+    """The network as a function of one tensor to another, of torch's own operators alone."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
+        for name, layer in network.named_children():
+            if isinstance(layer, LocalResponse):  # works on a few positions at a time, which no graph can say
+                network.add_module(name, nn.LocalResponseNorm(2 * REACH + 1, ALPHA, BETA, k=1.0))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         logits: Tensor = self.network(images_BCHW).main
