@@ -14,7 +14,7 @@ of 144, of weight 3.
 Images that fill the network's input as they are (digits, clothes, CIFAR-10) have nothing around them to cut off. They
 are framed in black up to those sizes, not enlarged, so that the crops are shifts, as in training; one crop is the image
 itself. Where mirror images mean something else (digits) there are none. So 10 means 10 or 5 distinct crops, and 144
-means 48 or 24. Measured on digits: errors of 1.11 % (1 crop), 1.11 % (10), 0.83 % (144); enlarged 1.39 % and 2.50 %.
+means 48 or 24. Measured: of 360 digits a model got 4 wrong with 1 crop, 4 with 10, 3 with 144; enlarged 5 and 9.
 
 Source: Szegedy et al. 2014, section 7 (144); Krizhevsky et al. 2012, section 4.1 (10).
 Shape suffixes: H = height, W = width, C = channels.

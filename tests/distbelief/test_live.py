@@ -17,9 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
+from distbelief.card import read_card
 from distbelief.summary import Account
 from ps.leases import LeasePlan
 from tests.journals import both_sides_of_conservation
+from workers.datasets import DataSettings, load
+from workers.images import Traits
 
 pytestmark = pytest.mark.slow
 
@@ -129,6 +132,9 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     assert 25 < summary["staleness"]["mean"] < 32
     assert 0 < summary["first_update_seconds"] < summary["seconds"]
     assert summary["evaluation"]["average"]["examples"] == 360
+    cards = {name: read_card(folder / f"{name}.safetensors") for name in ("average", "latest")}
+    assert cards["average"].traits == cards["latest"].traits == Traits.of(load(DataSettings(), "train"))
+    assert (cards["average"].averaged_versions > 0, cards["latest"].averaged_versions) == (True, 0)
     assert summary["leases"] | {"granted": 0} == {
         "granted": 0, "applied": 360, "reissued": 0, "duplicates_ignored": 0, "discarded": 0, "outstanding": 0,
     }  # fmt: skip
