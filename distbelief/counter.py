@@ -37,7 +37,6 @@ class Counter:
         self._task = self._bar.add_task(name, total=None)
 
     def __enter__(self) -> Counter:
-        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,6 +45,7 @@ class Counter:
     def show(self, done: int, total: int) -> None:
         """So many of all are done. Cheap: call it as often as there is news."""
         self._bar.update(self._task, completed=done, total=total)
+        self._bar.start()
         now = self._clock()
         if self._live or now - self._written < LINE_SECONDS:
             return

@@ -57,6 +57,7 @@ def evaluate_models(models: Sequence[Saved], crops: int) -> Evaluation:
         def look(done: int) -> None:
             counter.show(done, len(dataset))
 
+        look(0)
         evaluation = evaluate(ensembles, dataset, crops, look, unreadable.append)
     for error in unreadable[:NAMED]:
         _note(str(error))

@@ -81,6 +81,12 @@ class Crops:
         """So many crops, as suits a data set."""
         return cls(count, traits.image_shape[1], traits.name not in PATCHED, traits.name in MIRRORED)
 
+    @property
+    def distinct(self) -> int:
+        """Crops of an image at most, whatever each weighs."""
+        upright = {1: 1, 10: 5, 144: 24 if self.framed else 72}[self.count]
+        return 2 * upright if self.mirrored and self.count > 1 else upright
+
     def cut(self, image: UInt8) -> Iterator[Crop]:
         """The crops of an image, uint8 HxWxC of any size. The image at one size is in memory at a time."""
         for crop in self._upright(image):

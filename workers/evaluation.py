@@ -71,7 +71,7 @@ def evaluate(
     """
     traits = Traits.of(dataset)
     shown = Crops.of(traits, crops)
-    images = -(-PORTION_BATCHES * batch_size(traits) // crops)
+    images = -(-PORTION_BATCHES * batch_size(traits) // shown.distinct)
     portions = [range(first, min(first + images, len(dataset))) for first in range(0, len(dataset), images)]
     free: SimpleQueue[Ensemble] = SimpleQueue()
     for ensemble in ensembles:

@@ -99,6 +99,15 @@ def test_sizes_are_in_proportion_to_the_input() -> None:
     assert sorted(columns) == [48, 48, 48, 48, 56, 56, 64, 64, 64, 64]  # 128 wide: its middle is 64 - 16, 64 or 64 - 8
 
 
+@pytest.mark.parametrize("count", [1, 10, 144])
+@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_no_image_has_more_distinct_crops(count: int, framed: bool, mirrored: bool) -> None:
+    shown = Crops(count, 32, framed, mirrored)
+    assert len(list(shown.cut(picture(60, 80)))) == shown.distinct
+    assert len(list(shown.cut(picture(60, 60)))) <= shown.distinct
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (300, 2), (40, 3000), (10, 10), (223, 224), (1, 70_000)])
 @pytest.mark.parametrize("count", [1, 10, 144])
 def test_every_shape_has_crops(shape: tuple[int, int], count: int) -> None:
