@@ -17,7 +17,6 @@ import torch
 from ps.averager import Averager
 from ps.ledger import Ledger
 from ps.shard import Shard
-from ps.staging import Staging
 from workers.program import Gradient, Program, one_gradient
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def build_shard(spec: RunSpec, index: int, weights_N: Tensor | None) -> Shard:
         spec.schedule.build(spec.plan.examples, spec.plan.samples),
         0 if weights_N is None else spec.average.every,
         spec.correction.build(spec.rule, spec.cluster.workers, held_N.numel()),
-        Staging(spec.consistency.staleness_limit) if spec.consistency.in_rounds else None,
+        spec.consistency.staging(spec.cluster.workers),
     )
 
 

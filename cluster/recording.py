@@ -19,6 +19,7 @@ from ps.journal import (
     LedgerOpened,
     PushHandled,
     Record,
+    RoundApplied,
     SampleAveraged,
     WorkerExchanged,
     WorkerTimed,
@@ -26,6 +27,7 @@ from ps.journal import (
 from ps.messages import Outcome, Reading
 from ps.wire.files import SUFFIX, journals, read_journal
 
+TAKEN = (Outcome.APPLIED, Outcome.STAGED)
 Attempt = tuple[int, int]  # lease, attempt: what one gradient is computed for
 
 
@@ -97,15 +99,31 @@ class Recording:
                 self.compute_seconds[record.worker].append(record.decode_seconds + record.compute_seconds)
                 self.exchange_seconds.append(record.exchange_seconds)
 
-    def applied(self, shard: int) -> list[PushHandled]:
-        """What this shard applied, in order."""
+    def taken(self, shard: int) -> list[PushHandled]:
+        """The pushes whose gradient this shard took, at once or for a round, in order."""
+        return [r for r in self.shards[shard] if isinstance(r, PushHandled) and r.outcome in TAKEN]
+
+    def updates(self, shard: int) -> int:
+        """How many updates this shard made."""
         records = self.shards[shard]
-        return [r for r in records if isinstance(r, PushHandled) and r.outcome is Outcome.APPLIED]
+        applied = sum(isinstance(r, PushHandled) and r.outcome is Outcome.APPLIED for r in records)
+        return applied + sum(isinstance(r, RoundApplied) for r in records)
+
+    def held(self, shard: int) -> set[int]:
+        """The leases that are on this shard."""
+        found: set[int] = set()
+        for record in self.shards[shard]:
+            match record:
+                case PushHandled(outcome=Outcome.APPLIED):
+                    found.add(record.lease)
+                case RoundApplied():
+                    found.update(record.leases)
+        return found
 
     def attempts(self) -> dict[Attempt, tuple[Reading, ...]]:
-        """Per gradient that some shard applied, what it was computed from; the first shard's word, if they differ."""
+        """Per gradient that some shard took, what it was computed from; the first shard's word, if they differ."""
         found: dict[Attempt, tuple[Reading, ...]] = {}
         for shard in range(len(self.shards)):
-            for push in self.applied(shard):
+            for push in self.taken(shard):
                 found.setdefault((push.lease, push.attempt), push.read)
         return found

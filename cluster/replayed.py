@@ -24,15 +24,16 @@ from torch import Tensor
 
 from cluster.copies import Copies
 from cluster.machines import Computation
-from cluster.recording import Attempt, Recording
+from cluster.recording import TAKEN, Attempt, Recording
 from cluster.witnesses import CannotGoOn, Difference, Witnesses, unlike
 from ps.averager import Averager
-from ps.journal import PullHandled, PushHandled, Record, SampleSent, ShardOpened
+from ps.journal import PullHandled, PushHandled, Record, RoundApplied, SampleSent, ShardOpened
 from ps.leases import LeasePlan
 from ps.messages import (
     AVERAGER,
     JOURNAL,
     Address,
+    CloseRound,
     Exchange,
     Message,
     Outcome,
@@ -104,13 +105,13 @@ class Replay:
             (shard, reading) for read in self._attempts.values() for shard, reading in enumerate(read)
         )
         self._applied_by = Counter(
-            (push.lease, push.attempt) for shard in range(len(pieces.shards)) for push in recording.applied(shard)
+            (push.lease, push.attempt) for shard in range(len(pieces.shards)) for push in recording.taken(shard)
         )
         size = pieces.bounds[-1].stop
         self._weights_N, self._gradient_N = torch.empty(size), torch.empty(size)
         self._until: int | None = None
         self.differences: list[Difference] = []
-        self.updates = sum(self._applied_by.values())  # over all shards
+        self.updates = sum(map(recording.updates, range(len(pieces.shards))))  # over all shards
 
     def run(self, until: int | None = None, look: Callable[[int], None] = lambda _: None) -> None:
         """Run it to its end, or until every shard has this version.
@@ -181,7 +182,7 @@ class Replay:
     def _possible(self, cursor: _Cursor) -> bool:
         """Whether the versions that its next push read, if it is one, are there."""
         record = cursor.records[cursor.at]
-        if not isinstance(record, PushHandled) or record.outcome is not Outcome.APPLIED:
+        if not isinstance(record, PushHandled) or record.outcome not in TAKEN:
             return True
         if ("gradient", record.lease, record.attempt) in self._copies:
             return True
@@ -202,14 +203,17 @@ class Replay:
                 self._exchange(cursor, record, self._push(cursor, record))
             case PullHandled():
                 self._exchange(cursor, record, None)
+            case RoundApplied():
+                applied = 1
+                self._close_round(cursor, record)
             case _:
                 cursor.at += 1  # a refusal, which changed nothing, or what decides the bits
         return applied
 
     def _push(self, cursor: _Cursor, record: PushHandled) -> Push:
         index = cursor.shard.index
-        gradient_N = torch.empty(cursor.shard.elements)
-        if record.outcome is Outcome.APPLIED:
+        gradient_N = torch.zeros(cursor.shard.elements)  # whatever it was, if it was not taken
+        if record.outcome in TAKEN:
             attempt = record.lease, record.attempt
             for what in self._witnesses.of_push(index, record, self._attempts[attempt]):
                 self._differ(f"shard-{index}", cursor.at, what)
@@ -223,18 +227,30 @@ class Replay:
 
     def _exchange(self, cursor: _Cursor, record: PushHandled | PullHandled, push: Push | None) -> None:
         pulled = not isinstance(record, PushHandled) or record.pulled
-        following = cursor.records[cursor.at + 1] if cursor.at + 1 < len(cursor.records) else None
-        if isinstance(following, SampleSent):
-            self._make_room(cursor)
+        self._make_room(cursor)
         index = cursor.shard.index
         message = Exchange(record.worker, record.number, index, push, cursor.weights_N if pulled else None)
         self._check(cursor, self._handle(cursor, record.now, message))
         key = index, Reading(cursor.shard.incarnation, cursor.shard.version)
         if pulled and (uses := self._read_by.pop(key, 0)):
             self._copies.keep(key, cursor.weights_N, uses)
+        self._stop_here(cursor)
+
+    def _close_round(self, cursor: _Cursor, record: RoundApplied) -> None:
+        self._make_room(cursor)
+        message = CloseRound(0, record.version, record.leases, record.size, record.keep)
+        try:
+            made = self._handle(cursor, record.now, message)
+        except ValueError as error:  # it names a lease that is not there, or is not the next one
+            raise CannotGoOn(self._differ(f"shard-{cursor.shard.index}", cursor.at, str(error))) from error
+        self._check(cursor, made)
+        self._stop_here(cursor)
+
+    def _stop_here(self, cursor: _Cursor) -> None:
+        """Keep the weights, if this is where `until` is."""
         if self._until is not None and cursor.shard.version == self._until and cursor.stopped_N is None:
             cursor.stopped_N = torch.empty(cursor.shard.elements)
-            cursor.shard.handle(record.now, Read(READER, 0, index, cursor.stopped_N))
+            cursor.shard.handle(0.0, Read(READER, 0, cursor.shard.index, cursor.stopped_N))
 
     def _handle(self, cursor: _Cursor, now: float, message: Message) -> list[Record]:
         """The records that this message made; samples for the averager wait."""
@@ -261,9 +277,11 @@ class Replay:
     # --- the averager ------------------------------------------------------------------------------------------------
 
     def _make_room(self, cursor: _Cursor) -> None:
-        """Before a version is copied for the averager: a buffer must be free, as it was. Taking no more than that
-        leaves as many waiting where a version was skipped.
+        """Before a version is copied for the averager, if it is now: a buffer must be free, as it was. Taking no more
+        than that leaves as many waiting where a version was skipped.
         """
+        if cursor.at + 1 >= len(cursor.records) or not isinstance(cursor.records[cursor.at + 1], SampleSent):
+            return
         while len(cursor.waiting) >= WAITING_SAMPLES and self._take_sample(cursor):
             pass
 

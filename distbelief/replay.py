@@ -147,7 +147,7 @@ def _replay(
     if lost := _lost(recording):
         found.verdict, found.differences = INCOMPLETE, [*found.differences, str(lost)]
         return found
-    most = max(len(recording.applied(shard)) for shard in range(spec.layout.shards))
+    most = max(recording.updates(shard) for shard in range(spec.layout.shards))
     if until is not None:
         require(0 <= until <= most, "--until", until, f"an update of this run, 0 to {most}")
     torch.set_num_threads(spec.cluster.threads)
@@ -190,10 +190,10 @@ def _pieces_without_weights(drafted: Draft) -> ReplayPieces:
 def _lost(recording: Recording) -> Difference | None:
     """The first shard whose journal lacks a lease that the ledger knows to be on every shard."""
     for shard, records in enumerate(recording.shards):
-        applied = recording.applied(shard)
-        lacking = recording.finished.keys() - {push.lease for push in applied}
+        lacking = recording.finished.keys() - recording.held(shard)
         if lacking:
-            what = f"the journal ends at version {len(applied)} without lease {min(lacking)}, which was applied"
+            ends = f"the journal ends at version {recording.updates(shard)}"
+            what = f"{ends} without lease {min(lacking)}, which was applied"
             return Difference(f"shard-{shard}", len(records), what)
     return None
 

@@ -5,7 +5,7 @@
                 s = 0 keeps all of them in one round. The bound is on the slowest worker's clock, not on how often one
                 pulls: a worker that had to wait pulls again before it computes
     softsync    n-softsync: an update is the mean of c = floor(W / n) gradients, whoever they are from; staleness is
-                about n, and here never above 2 n: an update waits while a gradient still out would be later than that
+                about n, and here at most 2 n: an update waits while a gradient still out would be later than that
     sync        an update is the mean of W gradients, all taken at the same version
     backup      likewise of the first W - b of a round; the b late ones are granted again, so that no example is lost
 
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from ps.errors import BadInput, nearest, require
 from ps.rounds import RoundRule, Rounds
+from ps.staging import Staging
 
 CONSISTENCIES = ("async", "bounded", "softsync", "sync", "backup")
 _IN_ROUNDS = ("softsync", "sync", "backup")
@@ -177,10 +178,10 @@ class ConsistencySettings:
         rule = self._rule(workers)
         return 1 if rule is None else rule.size
 
-    @property
-    def staleness_limit(self) -> int | None:
-        """The greatest staleness that a shard may stage; None for any."""
-        return 0 if self.kind in ("sync", "backup") else None
+    def staging(self, workers: int) -> Staging | None:
+        """Where a shard's gradients wait for their round; None where each is applied at once."""
+        rule = self._rule(workers)
+        return None if rule is None else Staging(rule.limit)
 
     def gate(self) -> Gate:
         """The ledger's gate, before the first worker."""
@@ -195,10 +196,11 @@ class ConsistencySettings:
     def _rule(self, workers: int) -> RoundRule | None:
         match self.kind:
             case "softsync":
-                return RoundRule(size=workers // self.split, in_work=None, limit=2 * self.split)
+                size, limit = workers // self.split, 2 * self.split
+                return RoundRule(size, in_work=limit * size, limit=limit)  # no more, so that all can keep to the limit
             case "sync":
-                return RoundRule(size=workers, in_work=workers, limit=None)
+                return RoundRule(size=workers, in_work=workers, limit=0)
             case "backup":
-                return RoundRule(size=workers - self.backups, in_work=workers, limit=None)
+                return RoundRule(size=workers - self.backups, in_work=workers, limit=0)
             case _:
                 return None

@@ -394,17 +394,17 @@ class Ledger:
             if everywhere:
                 self._finish_by_shards(now, id, lease, out)
             else:
-                self._return(now, id, lease, out)
+                self._return(now, id, lease.attempt, lease.reason, out)
 
-    def _return(self, now: float, id: int, lease: _Outstanding, out: Outbox) -> None:
-        del self._outstanding[id]
-        out.append((JOURNAL, LeaseReturned(now, id, lease.attempt)))
-        self._returned.append((id, lease.attempt + 1))
+    def _return(self, now: float, id: int, attempt: int, reason: str, out: Outbox) -> None:
+        self._outstanding.pop(id, None)
+        out.append((JOURNAL, LeaseReturned(now, id, attempt)))
+        self._returned.append((id, attempt + 1))
         self._returned.sort()
-        attempts = lease.attempt + 1 - self._discards[id]
+        attempts = attempt + 1 - self._discards[id]
         if attempts >= self._settings.max_attempts:
             text = f"lease {id} was granted {attempts} times and never finished"
-            self._stop(now, Ending.FAILED, f"{text}: {lease.reason or 'late, or its workers were lost'}", out)
+            self._stop(now, Ending.FAILED, f"{text}: {reason or 'late, or its workers were lost'}", out)
 
     def _finish_by_shards(self, now: float, id: int, lease: _Outstanding, out: Outbox) -> None:
         self._forget(id)
@@ -435,10 +435,14 @@ class Ledger:
         order = self._rounds.close(self._question, leases, now + self._settings.lease_seconds, keep)
         out.append((JOURNAL, RoundOrdered(now, order.round, leases, keep)))
         out += [(Address(Role.SHARD, shard), order) for shard in range(self._shards)]
-        for id, lease in () if keep else list(self._outstanding.items()):
-            out.append((JOURNAL, LeaseDiscarded(now, lease.worker, id, lease.attempt)))
+        if keep:
+            return
+        late = [(id, lease.attempt, lease.worker) for id, lease in self._outstanding.items()]
+        late += [(staged.lease, staged.attempt, staged.worker) for staged in self._rounds.drop()]
+        for id, attempt, worker in late:
+            out.append((JOURNAL, LeaseDiscarded(now, worker, id, attempt)))
             self._discards[id] += 1
-            self._return(now, id, lease, out)
+            self._return(now, id, attempt, "", out)
 
     def _round_closed(self, now: float, message: RoundClosed, out: Outbox) -> None:
         if self._rounds is not None:
@@ -493,7 +497,8 @@ class Ledger:
     def _grant(self, now: float, worker: int, id: int, attempt: int, out: Outbox) -> None:
         deadline = now + self._settings.lease_seconds
         state = self._workers[worker]
-        pull = state.asked != self._messages  # it waited
+        waited = state.asked != self._messages
+        pull = waited or (self._rounds is not None and self._rounds.outdated(state.version))
         read = self._rounds.count if pull and self._rounds is not None else state.version
         self._outstanding[id] = _Outstanding(attempt, worker, deadline, read)
         self._granted += 1

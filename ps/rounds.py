@@ -18,20 +18,19 @@ class RoundRule:
 
     Attributes:
         size: Gradients in a round; their sum is divided by it, in a short last round too.
-        in_work: Leases of one round that may be granted or staged at once, its first `size` being the round; then the
-            others are too late. None: leases belong to no round, and what is left over waits for the next.
-        limit: With in_work None: the greatest staleness. A round is put off while closing it would make a gradient
-            later than this.
+        in_work: Leases that may be granted or staged at once.
+        limit: The greatest staleness. 0: the first `size` that come are the round, and the others are too late. Above
+            0: those wait for the next one, and a round is put off while it would make one that is still out too late.
     """
 
     size: int
-    in_work: int | None
-    limit: int | None
+    in_work: int
+    limit: int
 
     @property
     def keeps(self) -> bool:
         """Whether gradients that are left over stay for the next round."""
-        return self.in_work is None
+        return self.limit > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +86,12 @@ class Rounds:
 
     def may_grant(self, in_work: int) -> bool:
         """Whether another lease may be granted beside so many that are."""
-        if self._closing is not None:
-            return False
-        if self.rule.in_work is None:
-            return len(self._staged) < self.rule.size  # more: the round is put off
-        return in_work + len(self._staged) < self.rule.in_work
+        put_off = self.rule.keeps and len(self._staged) >= self.rule.size
+        return self._closing is None and not put_off and in_work + len(self._staged) < self.rule.in_work
+
+    def outdated(self, version: int) -> bool:
+        """Whether a gradient at this version would be too late at once."""
+        return not self.rule.keeps and version < self.count
 
     def due(self, reads: Iterable[int], last: bool) -> tuple[int, ...]:
         """The leases of the round that is to be closed now; none for no round.
@@ -105,17 +105,23 @@ class Rounds:
         waiting = list(self._staged.values())
         if self.rule.keeps:
             waiting.sort(key=lambda staged: staged.read)  # the oldest first; among equals the first that came
-        chosen, others = waiting[: self.rule.size], waiting[self.rule.size :]
-        if self.rule.limit is not None and not self._in_time([*reads, *(staged.read for staged in others)]):
-            return ()
-        return tuple(sorted(staged.lease for staged in chosen))
+            if self._too_late([*reads], [staged.read for staged in waiting[self.rule.size :]]):
+                return ()
+        return tuple(sorted(staged.lease for staged in waiting[: self.rule.size]))
 
-    def _in_time(self, reads: Iterable[int]) -> bool:
-        """Whether these gradients, applied oldest first after the next round, would keep to the limit."""
-        assert self.rule.limit is not None
-        next_version = self.count + 1
-        return all(
-            next_version + place // self.rule.size - read <= self.rule.limit for place, read in enumerate(sorted(reads))
+    def _too_late(self, out: list[int], staged: list[int]) -> bool:
+        """Whether the next round would make a gradient that is still out later than the limit, even if all are applied
+        oldest first from then on.
+
+        Args:
+            out, staged: The versions under the gradients that are not in the next round.
+        """
+        if not out:
+            return False
+        order = sorted([*((read, True) for read in out), *((read, False) for read in staged)])
+        return any(
+            is_out and self.count + 1 + place // self.rule.size - read > self.rule.limit
+            for place, (read, is_out) in enumerate(order)
         )
 
     def close(self, number: int, leases: tuple[int, ...], deadline: float, keep: bool) -> CloseRound:
@@ -123,6 +129,12 @@ class Rounds:
         order = CloseRound(number, self.count + 1, leases, self.rule.size, keep)
         self._closing = _Closing(order, [self._staged.pop(lease) for lease in leases], deadline)
         return order
+
+    def drop(self) -> list[StagedLease]:
+        """Forget what is staged, as the shards do that were told not to keep it; return it."""
+        dropped = list(self._staged.values())
+        self._staged.clear()
+        return dropped
 
     def closed(self, message: RoundClosed) -> list[StagedLease]:
         """A shard has closed a round; if it is the last one to do so, return the round's leases."""

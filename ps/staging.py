@@ -33,10 +33,10 @@ class Staging:
     """The gradients that wait, by lease: one for each, the first that came.
 
     Args:
-        limit: Greatest staleness that is let in (0: only gradients of the open round); None for any.
+        limit: Greatest staleness that is let in; 0: only gradients of the open round.
     """
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held: dict[int, Staged] = {}
 
@@ -48,7 +48,7 @@ class Staging:
 
     def late(self, staleness: int) -> bool:
         """Whether a gradient is too stale to be let in: its round was closed without it."""
-        return self._limit is not None and staleness > self._limit
+        return staleness > self._limit
 
     def put(self, worker: int, push: Push, read: int) -> None:
         """Keep a copy of this push's gradient."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ps.finite import all_finite
 from ps.journal import PushHandled, Record, WorkerExchanged
 from ps.layout import Layout, TensorSpec
 from ps.leases import LeasePlan
-from ps.ledger import LedgerSettings
+from ps.ledger import Ledger, LedgerSettings
 from ps.messages import AVERAGER, LEDGER, Address, Lease, Outcome, Role
 from ps.rules import RuleSettings
 from ps.schedule import ScheduleSettings
@@ -89,9 +89,10 @@ def simulated(
     computation: Computation | None = None,
     weights_N: Tensor | None = None,
     memory_bytes: int | None = None,
+    prepare: Callable[[Ledger], None] = lambda _: None,
 ) -> Ran:
     """Run it: with gradients if there is something that computes them, with shared versions if there is a limit of
-    memory for them.
+    memory for them. `prepare` may look at the ledger before.
     """
     addresses = [*(Address(Role.SHARD, shard) for shard in range(spec.layout.shards)), LEDGER, AVERAGER]
     journals = {address: Records() for address in [*addresses, Address(Role.WORKER)]}
@@ -104,6 +105,7 @@ def simulated(
         if memory_bytes is not None:
             vectors = SharedVectors(spec.bounds, computation, copies := Copies(memory_bytes, spec.layout.size))
         pieces = with_gradients(spec, weights_N, vectors, journals)
+    prepare(pieces.ledger)
     settings = model or SimulateSettings()
     for address, machine in ((LEDGER, pieces.ledger), *((shard_address(m.index), m) for m in pieces.shards)):
         journals[address].append(machine.opened(0.0))

@@ -133,7 +133,8 @@ def test_a_moment_is_one_line_and_as_many_scalars(log: MetricsLog, tmp_path: Pat
     log.moment(MOMENT, status(recent_auxiliary=(1.5, 1.25)))
     log.close()
     values = {
-        "loss": 0.75, "auxiliary_loss_1": 1.5, "auxiliary_loss_2": 1.25, "train_error": 0.25, "rate": 0.5, "images_per_second": 8.0, "updates_per_second": 0.5,
+        "loss": 0.75, "auxiliary_loss_1": 1.5, "auxiliary_loss_2": 1.25, "train_error": 0.25, "rate": 0.5,
+        "images_per_second": 8.0, "updates_per_second": 0.5,
         "staleness_mean": 2.5, "staleness_p95": 4, "workers": 3, "leases_outstanding": 2,
     }  # fmt: skip
     head = {"kind": "train", "seconds": 12.346, "updates": 7, "samples": 64, "epochs": 0.1235}

@@ -24,7 +24,17 @@ import torch
 from torch import Tensor
 
 from ps.averager import Averager, AverageSettings
-from ps.journal import LeaseFinished, LedgerStopped, PushHandled, Record, SampleSent, SampleSkipped
+from ps.consistency import ConsistencySettings
+from ps.journal import (
+    LeaseFinished,
+    LeaseGranted,
+    LedgerStopped,
+    PushHandled,
+    Record,
+    RoundApplied,
+    SampleSent,
+    SampleSkipped,
+)
 from ps.layout import Layout, TensorSpec
 from ps.leases import LeasePlan
 from ps.ledger import Ledger, LedgerSettings
@@ -113,7 +123,10 @@ class Worker:
 class Cluster:
     """The whole run. `faults` is how often anything but an arrival happens."""
 
-    def __init__(self, seed: int, workers: int, shards: int, faults: float) -> None:
+    def __init__(
+        self, seed: int, workers: int, shards: int, faults: float, consistency: ConsistencySettings | None = None
+    ) -> None:
+        consistency = consistency or ConsistencySettings()
         self.draws = numpy_stream(seed, "schedule")
         self.faults = faults
         layout = Layout((TensorSpec("weight", (9, 10)), TensorSpec("bias", (7,), 2.0, 0.0)), shards)
@@ -122,10 +135,20 @@ class Cluster:
         schedule = ScheduleSettings(rate=0.01).build(PLAN.examples, PLAN.samples)
         weights_N = torch.randn(layout.size, generator=torch_stream(0, "weights"))
         self.shards = [
-            Shard(i, shards, weights_N[b].clone(), layout.segments(i), Momentum(0.5), 0.0, schedule, EVERY)
+            Shard(
+                i,
+                shards,
+                weights_N[b].clone(),
+                layout.segments(i),
+                Momentum(0.5),
+                0.0,
+                schedule,
+                EVERY,
+                staging=consistency.staging(workers),
+            )
             for i, b in enumerate(self.bounds)
         ]
-        self.ledger = Ledger(PLAN, shards, LedgerSettings(LEASE_SECONDS, max_attempts=1000), workers)
+        self.ledger = Ledger(PLAN, shards, LedgerSettings(LEASE_SECONDS, max_attempts=1000), workers, consistency)
         elements = tuple(b.stop - b.start for b in self.bounds)
         self.averager = Averager(elements, AverageSettings(kind="uniform", start=0.0), PLAN.leases)
         self.now = 0.0
@@ -334,6 +357,66 @@ def test_every_lease_is_applied_exactly_once_on_every_shard_whatever_happens(see
     cluster.run()
     check(cluster)
     assert {"retry", "tick", "loss", "join", "answered twice"} <= set(cluster.happened)
+
+
+MODES = {
+    "bounded 0": ConsistencySettings("bounded", bound=0),
+    "bounded 2": ConsistencySettings("bounded", bound=2),
+    "softsync 1": ConsistencySettings("softsync", split=1),
+    "softsync 2": ConsistencySettings("softsync", split=2),
+    "softsync 5": ConsistencySettings("softsync", split=5),
+    "sync": ConsistencySettings("sync"),
+    "backup 1": ConsistencySettings("backup", backups=1),
+    "backup 3": ConsistencySettings("backup", backups=3),
+    "warm": ConsistencySettings(warm_leases=20),
+    "warm and bounded": ConsistencySettings("bounded", bound=1, warm_leases=20),
+}
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mode", MODES)
+def test_exactly_once_in_every_mode_whatever_happens(mode: str, seed: int, shards: int) -> None:
+    cluster = Cluster(seed, 5, shards, faults=0.15, consistency=MODES[mode])
+    cluster.run()
+    status = cluster.ledger.status()
+    assert (status.ending, status.finished, status.outstanding) == ("completed", PLAN.leases, 0)
+    assert status.samples == PLAN.samples
+    for shard in cluster.shards:
+        journal = cluster.journals[Address(Role.SHARD, shard.index)]
+        applied = [(r.lease,) for r in journal if isinstance(r, PushHandled) and r.outcome is Outcome.APPLIED]
+        rounds = [r for r in journal if isinstance(r, RoundApplied)]
+        assert bool(rounds) == MODES[mode].in_rounds != bool(applied)
+        applied += [r.leases for r in rounds]
+        assert sorted(lease for leases in applied for lease in leases) == list(range(PLAN.leases))
+        assert shard.version == len(applied)
+        assert shard.samples == PLAN.samples
+        assert [r.version for r in rounds] == list(range(1, len(rounds) + 1))
+        assert shard.staleness.total() == PLAN.leases
+        assert shard.status().staged == 0
+        assert [r.leases for r in rounds] == [
+            r.leases for r in cluster.journals[Address(Role.SHARD)] if isinstance(r, RoundApplied)
+        ]
+        assert all(r.leases == tuple(sorted(r.leases)) for r in rounds)
+    if mode in ("sync", "backup 1", "backup 3"):
+        assert all(set(shard.staleness) == {0} for shard in cluster.shards)
+    if mode.startswith("softsync"):  # but a lease granted again may be pushed by whoever had it first
+        grants = Counter(r.lease for r in cluster.journals[LEDGER] if isinstance(r, LeaseGranted))
+        for shard in cluster.shards:
+            rounds = [r for r in cluster.journals[Address(Role.SHARD, shard.index)] if isinstance(r, RoundApplied)]
+            taus = [pair for r in rounds for pair in zip(r.leases, r.staleness, strict=True)]
+            assert all(grants[lease] > 1 for lease, tau in taus if tau > 2 * MODES[mode].split)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_synchronous_run_has_the_same_bits_whatever_happens(shards: int) -> None:
+    """Other orders of events, lost workers, retries; 5 workers and rounds of 5 leases in all of them."""
+    weights = []
+    for seed, faults in [(0, 0.0), (1, 0.0), (2, 0.15), (3, 0.15), (4, 0.3)]:
+        cluster = Cluster(seed, 5, shards, faults, ConsistencySettings("sync"))
+        cluster.run()
+        weights.append(torch.cat([shard._w_N for shard in cluster.shards]))
+    assert all(torch.equal(weights[0], other_N) for other_N in weights[1:])
 
 
 def test_the_schedules_do_bring_about_what_is_to_be_survived() -> None:
