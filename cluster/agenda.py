@@ -34,9 +34,12 @@ class Agenda:
         self._sequence += 1
         heappush(self._events, (self.now + seconds, priority, self._sequence, action, argument))
 
-    def run(self, going: Callable[[], bool]) -> None:
-        """Let events happen, until there are none or `going()` says no."""
+    def run(self, most: int, going: Callable[[], bool]) -> bool:
+        """Let at most so many events happen, as long as `going()`; return whether there is more to come."""
         events = self._events
-        while events and going():
+        for _ in range(most):
+            if not events or not going():
+                return False
             self.now, _, _, action, argument = heappop(events)
             action(argument)
+        return True

@@ -10,7 +10,6 @@ import os
 import time  # noqa: TID251 -- the live clock
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from cluster import serving
-from cluster.spec import RunSpec
-from ps.averager import AveragerStatus
+from cluster.spec import RunSpec, RunStatus
 from ps.errors import BadInput, DistbeliefError, PeerLost, RunFailed
-from ps.ledger import Ending, LedgerStatus
+from ps.ledger import Ending
 from ps.messages import AVERAGER, LEDGER, Address, Message, Read, ReadDone, Role, Stop, WorkerLost
-from ps.shard import ShardStatus
 from ps.wire.client import Loop, Peer
 from workers.evaluation import Evaluation
 
@@ -133,16 +130,6 @@ class _Evaluator:
         return self._evaluator.evaluate(_tensor(weights_N))
 
 
-@dataclass(frozen=True, slots=True)
-class LiveStatus:
-    """A run at one moment. The pieces are asked one after the other: their numbers may be a few updates apart."""
-
-    ledger: LedgerStatus
-    shards: tuple[ShardStatus, ...]
-    averager: AveragerStatus
-    workers: int
-
-
 class LiveRun:
     """One run on a Ray that `connected` gave. Create, `start`, watch `poll`, then `close`.
 
@@ -245,7 +232,7 @@ class LiveRun:
             raise RunFailed("all worker hosts were lost: their processes were killed (out of memory?)")
         return bool(self._hosts)
 
-    def status(self) -> LiveStatus:
+    def status(self) -> RunStatus:
         """Ask every piece. Raises RunFailed if one is gone."""
         statuses: dict[Address, Any] = {}
         for address, peer in self._peers.items():
@@ -254,7 +241,7 @@ class LiveRun:
             except PeerLost as error:
                 raise RunFailed(f"{address} was lost: its process is gone ({error})") from error
         shards = tuple(statuses[Address(Role.SHARD, shard)] for shard in range(self._spec.layout.shards))
-        return LiveStatus(statuses[LEDGER], shards, statuses[AVERAGER], self._alive())
+        return RunStatus(statuses[LEDGER], shards, statuses[AVERAGER], self._alive())
 
     def _alive(self) -> int:
         calls = [actor.alive.remote() for actor, _ in self._hosts.values()]

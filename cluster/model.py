@@ -6,8 +6,8 @@ happens to one worker moves no other's times.
     compute_seconds of one gradient, mean m, times the slow machine's factor:
         constant      m
         exponential   m * E,  E ~ Exp(1): memoryless workers
-        lognormal     m * exp(s Z - s^2 / 2)                          s = spread
-        pareto        m * (a - 1) / a * U^(-1/a)                      a = spread; stragglers, heavy tail
+        lognormal     m * exp(s Z - s^2 / 2)                          s = sigma
+        pareto        m * (a - 1) / a * U^(-1/a)                      a = tail; stragglers
         empirical     one of the times that a recorded run measured
 
 Source: memoryless workers, Mitliagkas et al. 2016; Pareto stragglers, as in Dutta et al. 2018.
@@ -24,6 +24,7 @@ import numpy as np
 from ps.errors import nearest, require
 from ps.streams import numpy_stream
 
+GRADIENTS = ("real", "none")
 COMPUTE = ("constant", "exponential", "lognormal", "pareto", "empirical")
 _DRAWS = 64  # at once: numpy's cost per call is that of many draws
 
@@ -35,7 +36,8 @@ class SimulateSettings:
     Attributes:
         compute: One of COMPUTE.
         compute_seconds: Mean time of one gradient.
-        spread: lognormal: standard deviation of the logarithm; pareto: the tail's exponent, above 1.
+        sigma: lognormal: standard deviation of the logarithm.
+        tail: pareto: exponent, above 1; the smaller the heavier.
         slow_workers: The first so many workers are slow.
         slow_factor: How many times slower.
         turns: Gradients that are computed at once, first come, first served; 0: every worker has a core of its own.
@@ -46,11 +48,14 @@ class SimulateSettings:
         detection_seconds: From a worker's loss to the ledger's knowing.
         rejoin_seconds: From a worker's loss to the start of another in its place; 0: there is none.
         source: compute = empirical: run directory whose journal gives the times.
+        gradients: "real", or "none": time, leases and staleness are as they would be, and nothing is learned.
+        evaluate_epochs: Epochs between two evaluations of the average, which take no virtual time; 0: none.
     """
 
     compute: str = "lognormal"
     compute_seconds: float = 0.1
-    spread: float = 0.2
+    sigma: float = 0.2
+    tail: float = 1.5
     slow_workers: int = 0
     slow_factor: float = 1.0
     turns: int = 0
@@ -61,22 +66,23 @@ class SimulateSettings:
     detection_seconds: float = 5.0
     rejoin_seconds: float = 0.0
     source: str = ""
+    gradients: str = "real"
+    evaluate_epochs: float = 1.0
 
     def __post_init__(self) -> None:
         expected = f"one of {', '.join(COMPUTE)}{nearest(self.compute, COMPUTE)}"
         require(self.compute in COMPUTE, "simulate.compute", self.compute, expected)
         require(0 < self.compute_seconds < math.inf, "simulate.compute_seconds", self.compute_seconds, "above 0")
-        least = 1 if self.compute == "pareto" else 0
-        require(least < self.spread < math.inf, "simulate.spread", self.spread, f"a number above {least}")
+        require(1 < self.tail < math.inf, "simulate.tail", self.tail, "a finite number above 1")
+        require(self.gradients in GRADIENTS, "simulate.gradients", self.gradients, " or ".join(GRADIENTS))
         require(self.slow_workers >= 0, "simulate.slow_workers", self.slow_workers, "at least 0")
         require(0 < self.slow_factor < math.inf, "simulate.slow_factor", self.slow_factor, "a number above 0")
         require(self.turns >= 0, "simulate.turns", self.turns, "0 (one per worker) or more")
         for name in (
-            "latency_seconds", "bandwidth", "service_seconds", "life_seconds", "detection_seconds", "rejoin_seconds",
+            "sigma", "latency_seconds", "bandwidth", "service_seconds", "life_seconds", "detection_seconds",
+            "rejoin_seconds", "evaluate_epochs",
         ):  # fmt: skip
             require(0 <= getattr(self, name) < math.inf, f"simulate.{name}", getattr(self, name), "0 or more, finite")
-        given = bool(self.source) == (self.compute == "empirical")
-        require(given, "simulate.source", self.source, "a run directory with compute = empirical, else nothing")
 
 
 class ClusterModel:
@@ -93,7 +99,10 @@ class ClusterModel:
         self.settings = settings
         self._seed = seed
         self._measured = measured
-        require(settings.compute != "empirical" or bool(measured), "simulate.source", len(measured), "recorded times")
+        if settings.compute == "empirical":
+            require(
+                bool(measured), "simulate.source", settings.source, "a run directory whose journal has compute times"
+            )
 
     def compute_times(self, worker: int) -> Callable[[], float]:
         """What gives the worker's compute times in seconds, one after the other."""
@@ -112,9 +121,9 @@ class ClusterModel:
                     draws = scale * generator.standard_exponential(_DRAWS)
                 case "lognormal":
                     normal = generator.standard_normal(_DRAWS)
-                    draws = scale * math.exp(-(chosen.spread**2) / 2) * np.exp(chosen.spread * normal)
+                    draws = scale * math.exp(-(chosen.sigma**2) / 2) * np.exp(chosen.sigma * normal)
                 case "pareto":
-                    exponent = chosen.spread
+                    exponent = chosen.tail
                     draws = scale * (exponent - 1) / exponent * (1.0 - generator.random(_DRAWS)) ** (-1.0 / exponent)
                 case _:
                     recorded = self._measured[worker % len(self._measured)]

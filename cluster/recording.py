@@ -45,6 +45,7 @@ class Recording:
         exchanges: Per (worker, exchange, shard), the worker's side of it.
         compute_seconds: Per worker, how long its gradients took, in order.
         exchange_seconds: Of all workers.
+        hosts: Worker hosts, each with one compute turn.
     """
 
     opened: LedgerOpened
@@ -56,6 +57,12 @@ class Recording:
     exchanges: dict[tuple[int, int, int], WorkerExchanged] = field(default_factory=dict)
     compute_seconds: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     exchange_seconds: list[float] = field(default_factory=list)
+    hosts: int = 0
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its times are virtual: they begin at 0."""
+        return self.opened.now == 0.0
 
     @classmethod
     def read(cls, folder: Path) -> Recording:
@@ -74,6 +81,7 @@ class Recording:
         if not openings:
             raise RunFailed(f"{folder}: got no ledger's journal with an opening record, expected one")
         recording = cls(openings[0])
+        recording.hosts = sum(actor.startswith("host-") for actor in of)
         for shard in range(openings[0].shards):
             if f"shard-{shard}" not in of:
                 raise RunFailed(f"{folder}: got no journal of shard {shard}, expected one of every shard")

@@ -19,6 +19,7 @@ from torch import Tensor
 from cluster.agenda import LATE, Agenda
 from cluster.model import ClusterModel
 from cluster.pieces import Pieces
+from cluster.spec import RunStatus
 from ps.journal import Record, WorkerTimed
 from ps.ledger import Ending
 from ps.messages import (
@@ -40,6 +41,7 @@ from ps.shard import Outbox
 from workers.program import Answer, Ask, Compute, Note, Program
 
 TICK_SECONDS = 1.0
+EVENTS_AT_ONCE = 100
 
 
 @dataclass(slots=True)
@@ -95,20 +97,26 @@ class Simulation:
         """Virtual seconds since the beginning."""
         return self._agenda.now
 
-    @property
-    def alive(self) -> int:
-        """Workers at work."""
-        return len(self._workers)
-
-    def run(self, look: Callable[[], None] | None = None, look_seconds: float = 0.0) -> None:
-        """Let the run take place, to its end.
-
-        Args:
-            look: Called every `look_seconds` of virtual time, between two events; may read and stop the run.
+    def run(self, look: Callable[[], None] = lambda: None) -> None:
+        """Let the run take place, to its end. `look` is called every now and then between two events; it may read and
+        stop the run.
         """
-        if look is not None:
-            self._agenda.after(look_seconds, self._look, (look, look_seconds), LATE)
-        self._agenda.run(lambda: bool(self._workers or self._to_start))
+        while self._agenda.run(EVENTS_AT_ONCE, self._going):
+            look()
+
+    def _going(self) -> bool:
+        return bool(self._workers or self._to_start)
+
+    @property
+    def samples(self) -> int:
+        """Examples applied on the first shard."""
+        return self._pieces.shards[0].samples
+
+    def status(self) -> RunStatus:
+        """What every piece tells about itself."""
+        pieces = self._pieces
+        shards = tuple(shard.status() for shard in pieces.shards)
+        return RunStatus(pieces.ledger.status(), shards, pieces.averager.status(), len(self._workers))
 
     def stop(self, ending: Ending) -> None:
         """Grant no more leases."""
@@ -175,11 +183,6 @@ class Simulation:
     def _tick(self, _: None) -> None:
         self._deliver((LEDGER, Tick()))
         self._agenda.after(TICK_SECONDS, self._tick, None, LATE)
-
-    def _look(self, what: tuple[Callable[[], None], float]) -> None:
-        look, seconds = what
-        look()
-        self._agenda.after(seconds, self._look, what, LATE)
 
     # --- workers -----------------------------------------------------------------------------------------------------
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ps.averager import AverageSettings
+from ps.averager import AveragerStatus, AverageSettings
 from ps.consistency import ConsistencySettings
 from ps.correction_settings import CorrectionSettings
 from ps.errors import require
 from ps.layout import Layout
 from ps.leases import LeasePlan
-from ps.ledger import LedgerSettings
+from ps.ledger import LedgerSettings, LedgerStatus
 from ps.rules import RuleSettings
 from ps.schedule import ScheduleSettings
+from ps.shard import ShardStatus
 from workers.datasets import DataSettings
 from workers.models import ModelSettings
 
@@ -95,3 +96,13 @@ class RunSpec:
     def unreadable(self) -> Path:
         """File that names the examples that could not be read, if there are any."""
         return self.folder / "unreadable.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """A run at one moment. The pieces are asked one after the other: their numbers may be a few updates apart."""
+
+    ledger: LedgerStatus
+    shards: tuple[ShardStatus, ...]
+    averager: AveragerStatus
+    workers: int

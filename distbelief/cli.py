@@ -239,6 +239,44 @@ def status(run: Path | None, as_json: bool, debug: bool) -> int:
 
 
 @commands.command()
+@settings
+@click.option(
+    "--from", "source", type=DIRECTORY, help="Recorded run: its settings, and a cluster that behaves like it."
+)
+@click.option("--no-gradients", is_flag=True, help="Time, leases and staleness only: nothing is learned.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Any other setting, as in config.toml; simulate.* is the model of the cluster.",
+)
+@debug_option
+def simulate(
+    assignments: tuple[str, ...], source: Path | None, no_gradients: bool, debug: bool, **given: object
+) -> int:
+    """Run in virtual time, in one process, on a simulated cluster.
+
+    The run directory is the same as a live run's; its times are virtual
+    seconds. With gradients every update costs one gradient, however many
+    workers there are.
+
+    \b
+    Examples:
+      distbelief simulate --workers 128 --set simulate.compute=exponential
+      distbelief simulate --workers 10000 --no-gradients
+      distbelief simulate --workers 8 --set simulate.slow_workers=1 --set simulate.slow_factor=5
+      distbelief simulate --from runs/digits-20260729-101530 --workers 512
+    """
+    from distbelief.simulate import run_from_command_line
+
+    values = [(setting.key, given[setting.option[2:].replace("-", "_")]) for setting in SETTINGS]
+    if no_gradients:
+        values.append(("simulate.gradients", "none"))
+    return run_from_command_line({key: value for key, value in values if value is not None}, assignments, source)
+
+
+@commands.command()
 @click.argument("run", type=DIRECTORY, metavar="RUN")
 @click.option("--until", type=COUNT, help="Stop where every shard has applied so many updates.")
 @click.option("--output", type=FILE, help="With --until: where the weights go (else RUN/replayed-UPDATE.safetensors).")

@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 import tomli_w
 
+from cluster.model import SimulateSettings
 from cluster.spec import ClusterSettings
 from distbelief.policy import OneWorker
 from ps.averager import AverageSettings
@@ -94,6 +95,7 @@ class Config:
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
+    simulate: SimulateSettings = field(default_factory=SimulateSettings)
 
     @classmethod
     def of(cls, values: Mapping[str, object], file: Path | None = None) -> Config:

@@ -17,7 +17,7 @@ from ps.leases import LeasePlan
 from workers.evaluation import Evaluation
 
 if TYPE_CHECKING:
-    from cluster.live import LiveStatus
+    from cluster.spec import RunStatus
 
 WINDOW_SECONDS = 10.0  # that throughput is the mean of
 
@@ -33,7 +33,7 @@ class Meter:
         self._window: deque[tuple[float, int, int]] = deque()  # seconds, samples, leases
         self.average_error: float | None = None
 
-    def moment(self, seconds: float, status: LiveStatus) -> Moment:
+    def moment(self, seconds: float, status: RunStatus) -> Moment:
         """The run at this many seconds from its start."""
         ledger = status.ledger
         self._window.append((seconds, ledger.samples, ledger.finished))
@@ -72,7 +72,7 @@ class MetricsLog:
         self._lines = (folder / METRICS).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), flush_secs=5)
 
-    def moment(self, moment: Moment, status: LiveStatus) -> None:
+    def moment(self, moment: Moment, status: RunStatus) -> None:
         rates = [shard.rate for shard in status.shards]
         values = {
             "loss": moment.loss,

@@ -17,8 +17,8 @@ from distbelief.stall import StallDetector, advice
 from ps.ledger import Ending
 
 if TYPE_CHECKING:
-    from cluster.live import LiveRun, LiveStatus
-    from cluster.spec import RunSpec
+    from cluster.live import LiveRun
+    from cluster.spec import RunSpec, RunStatus
 
 LOOK_SECONDS = 0.1
 STATUS_SECONDS = 1.0
@@ -47,7 +47,7 @@ class Watch:
         self._stall = StallDetector(classes)
         self._average_N = torch.empty(spec.layout.size)
         self._began = seconds()
-        self._status: LiveStatus | None = None
+        self._status: RunStatus | None = None
         self._moment: Moment | None = None
         self._stop_at: float | None = None
         self._evaluating_since: float | None = None

@@ -19,7 +19,7 @@ MODELS = {
     "constant": constant(),
     "memoryless": memoryless(),
     "lognormal": SimulateSettings(latency_seconds=0.02, service_seconds=0.003),
-    "pareto": SimulateSettings(compute="pareto", spread=1.5, service_seconds=0.01),
+    "pareto": SimulateSettings(compute="pareto", tail=1.5, service_seconds=0.01),
     "slow": SimulateSettings(slow_workers=2, slow_factor=5.0),
     "turns": SimulateSettings(turns=2, bandwidth=1e5),
     "lossy": SimulateSettings(life_seconds=2.0, detection_seconds=0.5, rejoin_seconds=0.2),

@@ -146,8 +146,8 @@ def test_the_exit_code_is_the_function_s(behind: Callable[[str, Behind], None]) 
     ("typed", "line"),
     [
         ("lunch",
-         'got lunch, expected one of launch, evaluate, predict, export, status, replay, verify, data, bench '
-         '(did you mean "launch"?); see distbelief --help'),
+         'got lunch, expected one of launch, evaluate, predict, export, status, simulate, replay, verify, data, '
+         'bench (did you mean "launch"?); see distbelief --help'),
         ("data fetch", "got no NAME, expected at least one; see distbelief data fetch --help"),
         ("bench gradiant",
          'got gradiant, expected one of gradient, reading (did you mean "gradient"?); see distbelief bench --help'),
@@ -288,7 +288,7 @@ def test_help_has_examples_and_fits_the_screen(
 def test_help_names_every_command_preset_and_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.partition("Commands:\n")[2].splitlines()] == [
-        "launch", "evaluate", "predict", "export", "status", "replay", "verify", "data", "bench",
+        "launch", "evaluate", "predict", "export", "status", "simulate", "replay", "verify", "data", "bench",
     ]  # fmt: skip
     words = " ".join(setting.help for setting in cli.SETTINGS)
     for name in (*presets(), *MODELS):

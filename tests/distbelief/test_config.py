@@ -78,6 +78,21 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "consistency.split": ([0], [1, 8]),
     "consistency.backups": ([-1], [0, 1]),
     "consistency.warm_leases": ([-1], [0, 100]),
+    "simulate.compute": (["gamma"], ["constant", "exponential", "lognormal", "pareto", "empirical"]),
+    "simulate.compute_seconds": ([0.0, math.inf, math.nan], [1e-9]),
+    "simulate.sigma": ([-0.1, math.inf, math.nan], [0, 2.0]),
+    "simulate.tail": ([1.0, math.inf, math.nan], [1.01]),
+    "simulate.slow_workers": ([-1], [0, 3]),
+    "simulate.slow_factor": ([0.0, math.inf, math.nan], [0.1, 100]),
+    "simulate.turns": ([-1], [0, 2]),
+    "simulate.latency_seconds": ([-0.1, math.inf, math.nan], [0, 1.0]),
+    "simulate.bandwidth": ([-1.0, math.inf, math.nan], [0, 1e9]),
+    "simulate.service_seconds": ([-0.1, math.inf, math.nan], [0, 1.0]),
+    "simulate.life_seconds": ([-0.1, math.inf, math.nan], [0, 1.0]),
+    "simulate.detection_seconds": ([-0.1, math.inf, math.nan], [0, 1.0]),
+    "simulate.rejoin_seconds": ([-0.1, math.inf, math.nan], [0, 1.0]),
+    "simulate.gradients": (["some"], ["real", "none"]),
+    "simulate.evaluate_epochs": ([-0.1, math.inf, math.nan], [0, 0.5]),
 }
 FREE = {
     "run.preset",
@@ -85,6 +100,7 @@ FREE = {
     "run.init_from",
     "data.name",
     "data.root",
+    "simulate.source",
 }  # any text; looked at by those who use it
 
 
@@ -276,13 +292,13 @@ def test_a_path_is_text() -> None:
         ({"run.preset": 3}, "run.preset: got '3', expected one of cifar10, digits, fashion-mnist, imagefolder, paper"),
         ({"clutser.workers": 3},
          "clutser.workers: got an unknown section, expected section.key with one of run, data, model, one_worker, "
-         'rule, schedule, average, ledger, cluster, correction, consistency (did you mean "cluster.workers"?)'),
+         'rule, schedule, average, ledger, cluster, correction, consistency, simulate (did you mean "cluster.workers"?)'),
         ({"workers": 3},
          "workers: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
-         'schedule, average, ledger, cluster, correction, consistency (did you mean "cluster.workers"?)'),
+         'schedule, average, ledger, cluster, correction, consistency, simulate (did you mean "cluster.workers"?)'),
         ({"lr": 3},
          "lr: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
-         "schedule, average, ledger, cluster, correction, consistency"),
+         "schedule, average, ledger, cluster, correction, consistency, simulate"),
         ({"cluster.worker": 3},
          "cluster.worker: got an unknown key, expected one of workers, shards, address, turns, threads "
          '(did you mean "cluster.workers"?)'),

@@ -30,7 +30,7 @@ MOMENT = Moment(
 
 
 def status(samples: int = 0, *staleness: dict[int, int], **ledger: Any) -> Any:
-    """What Meter and MetricsLog read of a LiveStatus."""
+    """What Meter and MetricsLog read of a RunStatus."""
     told = {
         "finished": samples // 10,
         "recent_loss": math.nan,

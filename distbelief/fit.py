@@ -1,0 +1,45 @@
+"""Fit: the model of a cluster that behaves as a recorded run did.
+
+compute    every worker draws from the times that one recorded worker measured: speed classes stay what they were
+turns      as many gradients at once as the recorded hosts computed
+service    what one exchange occupies a shard for: the shortest that two exchanges followed one another (5th
+           percentile, since the clock is coarse), so queues form where they would have formed
+latency    half of what an exchange took (median) beyond that service
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from statistics import median, quantiles
+
+from cluster.recording import Recording
+from distbelief import rundir
+from ps.errors import BadInput
+from ps.journal import PushHandled
+
+
+def fitted(run: Path) -> dict[str, object]:
+    """Settings "simulate.*" that a recorded run's journals give. Raises BadInput if they give none."""
+    config = rundir.config_of(run)
+    recording = Recording.read(run / rundir.JOURNAL)
+    if not recording.compute_seconds:
+        raise BadInput(f"--from: got {run}, whose journals have no compute times; expected a run with updates")
+    service_seconds = min(_service(recording, shard) for shard in range(len(recording.shards)))
+    exchange_seconds = median(recording.exchange_seconds)
+    simulated = config.simulate.turns if recording.simulated else None
+    return {
+        "simulate.compute": "empirical",
+        "simulate.source": str(run.absolute()),
+        "simulate.turns": recording.hosts if simulated is None else simulated,
+        "simulate.service_seconds": min(service_seconds, exchange_seconds),
+        "simulate.latency_seconds": max(0.0, exchange_seconds - service_seconds) / 2,
+        "simulate.slow_workers": 0,
+    }
+
+
+def _service(recording: Recording, shard: int) -> float:
+    """Seconds that an exchange occupies this shard."""
+    handled = [record.now for record in recording.shards[shard] if isinstance(record, PushHandled)]
+    gaps = [later - earlier for earlier, later in pairwise(handled)]
+    return max(0.0, quantiles(gaps, n=20)[0]) if len(gaps) > 1 else 0.0

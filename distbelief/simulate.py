@@ -1,0 +1,262 @@
+"""Simulate: a run in virtual time, in one process. It leaves the same run directory as a live one.
+
+Times in the journals, in metrics.jsonl and in summary.json are virtual seconds from 0. What can be done with a live run
+(replay, verify, evaluate, status) can be done with this one.
+
+`--from RUN` takes everything from a recorded run: its configuration, and the cluster's model from its journals.
+
+Shape suffix: N = parameters of the model.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time  # noqa: TID251 -- what a person watches
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster.copies import Copies
+from cluster.machines import build_batches, build_computation
+from cluster.model import ClusterModel
+from cluster.pieces import Pieces, with_gradients, without_gradients
+from cluster.recording import Recording
+from cluster.simulated import Simulation, shard_address
+from cluster.spec import RunSpec
+from cluster.vectors import SharedVectors
+from distbelief import memory, rundir
+from distbelief.config import Config, assignments
+from distbelief.draft import Draft, anchored, draft, facts_of
+from distbelief.fit import fitted
+from distbelief.histogram import total
+from distbelief.interrupts import AT_ONCE, Interrupts
+from distbelief.metrics import Meter, MetricsLog
+from distbelief.progress import View, percent, view_for
+from distbelief.summary import Outcomes, summarise
+from ps.errors import RunFailed
+from ps.ledger import Ending
+from ps.messages import AVERAGER, LEDGER, Address, Role
+from ps.wire.files import SUFFIX, JournalWriter
+from workers.arithmetic import arithmetic
+from workers.evaluation import Evaluation, Evaluator
+
+SHARE_OF_MEMORY = 4  # versions take at most one part in so many of what is free; the rest goes to disk
+SHOW_SECONDS = 0.25  # of a person's time
+METRICS_SHARE = 0.005  # of the run's samples between two lines of metrics
+
+
+def run_from_command_line(options: Mapping[str, object], texts: tuple[str, ...], source: Path | None) -> int:
+    """`distbelief simulate`: options by "section.key" (and "config", a file), then --set assignments, then `--from`.
+    Returns the exit code.
+    """
+    values = {**assignments(texts), **options}
+    file = values.pop("config", None)
+    if source is not None:
+        values = {**fitted(source), **values}
+        file = file or source / rundir.CONFIG
+    summary = simulate(Config.of(values, Path(str(file)) if file else None))
+    if summary["stopped_by"] == Ending.SIGNAL.value:
+        return AT_ONCE
+    if summary["stopped_by"] in (Ending.DIVERGED.value, Ending.FAILED.value):
+        raise RunFailed(str(summary["message"]))
+    return 0
+
+
+def simulate(config: Config, view: View | None = None) -> dict[str, Any]:
+    """Simulate a run to its end.
+
+    Args:
+        config: What to run, and on what kind of cluster.
+        view: Where progress goes; by default a live view on a terminal and plain lines elsewhere.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        BadInput: What was asked for cannot be run; nothing was begun.
+    """
+    view = view or view_for(sys.stderr)
+    with Interrupts() as interrupts:
+        try:
+            config = anchored(config)
+            drafted = draft(config)
+            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+            model = _model(config)
+            folder = rundir.create(config, stamp)
+            spec = replace(drafted.spec, run=f"{stamp}-{secrets.token_hex(4)}", folder=folder)
+            interrupts.orderly = True
+            view.begin(_facts(config, spec))
+            return _Simulate(config, replace(drafted, spec=spec), view, interrupts).run(model)
+        finally:
+            view.close()
+
+
+def _model(config: Config) -> ClusterModel:
+    chosen = config.simulate
+    measured: list[list[float]] = []
+    if chosen.compute == "empirical" and chosen.source:
+        times = Recording.read(Path(chosen.source) / rundir.JOURNAL).compute_seconds
+        measured = [times[worker] for worker in sorted(times)]
+    return ClusterModel(chosen, config.run.seed, measured)
+
+
+def _facts(config: Config, spec: RunSpec) -> list[tuple[str, str]]:
+    chosen, plan = config.simulate, spec.plan
+    compute = f"{chosen.compute}, mean {chosen.compute_seconds:g} s"
+    if chosen.compute == "empirical":
+        compute = f"as measured in {chosen.source}"
+    return [
+        ("run", os.path.relpath(spec.folder)),
+        (
+            "data",
+            f"{config.data.name}, {plan.examples:,} examples, {plan.epochs} epochs in batches of {plan.batch_size}",
+        ),
+        ("model", f"{config.model.name}, {spec.layout.size:,} parameters, gradients: {chosen.gradients}"),
+        ("cluster", f"{config.cluster.workers} simulated workers, {config.cluster.shards} shards; compute {compute}"),
+    ]
+
+
+class _Simulate:
+    """One simulated run from start to summary."""
+
+    def __init__(self, config: Config, drafted: Draft, view: View, interrupts: Interrupts) -> None:
+        self._config = config
+        self._drafted = drafted
+        self._spec = drafted.spec
+        self._view = view
+        self._interrupts = interrupts
+        self._learns = config.simulate.gradients == "real"
+        self._meter = Meter(self._spec.plan, config.cluster.workers)
+        self._shown = self._logged = self._evaluated = 0.0
+        self._vector_N = torch.empty(self._spec.layout.size)
+        if self._learns:
+            torch.set_num_threads(config.cluster.threads)
+            self._evaluator = Evaluator(config.model, config.data, self._spec.layout)
+
+    def run(self, model: ClusterModel) -> dict[str, Any]:
+        began = time.monotonic()
+        copies = Copies(memory.available_bytes() // SHARE_OF_MEMORY, self._spec.layout.size)
+        self._log = MetricsLog(self._spec.folder)
+        with _journals(self._spec) as journals:
+            pieces = self._pieces(copies, journals)
+            self._open(pieces, journals)
+            workers, limit = self._config.cluster.workers, self._config.run.max_seconds
+            self._simulation = Simulation(pieces, model, workers, limit)
+            try:
+                self._simulation.run(self._look)
+                self._record(self._simulation.now)
+                self._log.staleness(total([s.status().staleness for s in pieces.shards]), pieces.shards[0].version)
+            finally:
+                self._log.close()
+                copies.close()
+        return self._finish(time.monotonic() - began)
+
+    def _pieces(self, copies: Copies, journals: Mapping[Address, JournalWriter]) -> Pieces:
+        if not self._learns:
+            return without_gradients(self._spec, journals)
+        dataset = self._drafted.dataset
+        computation = build_computation(self._spec, dataset, build_batches(self._spec, dataset).batch)
+        vectors = SharedVectors(self._spec.bounds, computation, copies)
+        return with_gradients(self._spec, self._drafted.weights_N, vectors, journals)
+
+    def _open(self, pieces: Pieces, journals: Mapping[Address, JournalWriter]) -> None:
+        threads, dataset = self._config.cluster.threads, self._drafted.dataset
+        for shard in pieces.shards:
+            journals[shard_address(shard.index)].write([arithmetic(0.0, threads), shard.opened(0.0)])
+        journals[LEDGER].write([pieces.ledger.opened(0.0)])
+        journals[Address(Role.WORKER)].write([arithmetic(0.0, threads, dataset)])
+
+    # --- while it runs -----------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._shown < SHOW_SECONDS and not self._learns:
+            return
+        if self._interrupts.seen:
+            self._simulation.stop(Ending.SIGNAL)
+        samples = self._simulation.samples
+        if now - self._shown >= SHOW_SECONDS:
+            self._shown = now
+            self._view.show(self._meter.moment(self._simulation.now, self._simulation.status()))
+        if samples - self._logged >= METRICS_SHARE * self._spec.plan.samples:
+            self._logged = samples
+            self._record(self._simulation.now)
+        every = self._config.simulate.evaluate_epochs * self._spec.plan.examples
+        if self._learns and every and samples - self._evaluated >= every:
+            self._evaluated = samples
+            self._evaluate()
+
+    def _record(self, seconds: float) -> None:
+        status = self._simulation.status()
+        self._log.moment(self._meter.moment(seconds, status), status)
+
+    def _evaluate(self) -> None:
+        if not self._simulation.read(True, self._vector_N):
+            return
+        found = self._evaluator.evaluate(self._vector_N)
+        self._meter.average_error = found.top1_error
+        self._log.evaluation(self._meter.moment(self._simulation.now, self._simulation.status()), found)
+        if self._config.run.target_error > 0 and found.top1_error <= self._config.run.target_error:
+            self._simulation.stop(Ending.TARGET)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _finish(self, real_seconds: float) -> dict[str, Any]:
+        found: dict[str, tuple[Evaluation | None, str]] = {}
+        for name in rundir.WEIGHTS:
+            found[name] = self._saved(name) if self._learns else (None, "")
+        status = self._simulation.status().ledger
+        ending = status.ending or Ending.FAILED.value
+        message = status.message if status.ending else "all workers were lost before the run ended"
+        outcomes = Outcomes(0.0, self._simulation.now, ending, message, found)
+        facts = {"clock": "simulated", "real_seconds": round(real_seconds, 3), **facts_of(self._config, self._drafted)}
+        summary = summarise(self._spec.folder, self._spec.plan, facts, outcomes)
+        self._view.end(_results(self._spec.folder, summary))
+        return summary
+
+    def _saved(self, name: str) -> tuple[Evaluation, str]:
+        """Write the weights; before the first averaged version the average is the latest."""
+        if self._simulation.read(name == "average", self._vector_N) == 0:
+            self._simulation.read(False, self._vector_N)
+        facts = {"model": self._spec.model.name, "run": self._spec.run}
+        sha256 = rundir.write_weights(self._spec.folder, name, self._spec.layout, self._vector_N, facts)
+        return self._evaluator.evaluate(self._vector_N), sha256
+
+
+@contextmanager
+def _journals(spec: RunSpec) -> Iterator[dict[Address, JournalWriter]]:
+    """Every actor's journal; all workers are on one host."""
+    names = {shard_address(shard): f"shard-{shard}" for shard in range(spec.layout.shards)}
+    names |= {LEDGER: "ledger", AVERAGER: "averager", Address(Role.WORKER): "host-0"}
+    journals = {
+        address: JournalWriter(spec.journal / f"{name}{SUFFIX}", spec.run, name) for address, name in names.items()
+    }
+    try:
+        yield journals
+    finally:
+        for journal in journals.values():
+            journal.close()
+
+
+def _results(folder: Path, summary: dict[str, Any]) -> list[tuple[str, str]]:
+    staleness = summary["staleness"]
+    error = summary["evaluation"]["average"]["top1_error"]
+    speed = summary["updates"] / max(summary["real_seconds"], 1e-9)
+    return [
+        ("ended by", summary["stopped_by"]),
+        ("top-1 error", "nothing was learned" if error is None else f"{percent(error)} (average)"),
+        ("updates", f"{summary['updates']:,} in {summary['seconds']:.1f} virtual seconds, simulated {speed:,.0f}/s"),
+        ("staleness", f"mean {staleness['mean']:.1f}, p95 {staleness['p95']}, max {staleness['max']}"),
+        (
+            "leases",
+            f"{summary['leases']['applied']:,} applied once each, {summary['leases']['reissued']} granted again",
+        ),
+        ("run", os.path.relpath(folder)),
+    ]
