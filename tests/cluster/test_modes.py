@@ -151,7 +151,7 @@ CLUSTERS = {
     "skewed": SKEWED,
     "lossy": LOSSY,
     "exponential": replace(SKEWED, compute="exponential"),
-    "stragglers": replace(SKEWED, compute="pareto", spread=1.5, slow_workers=2, slow_factor=5.0),
+    "stragglers": replace(SKEWED, compute="pareto", tail=1.5, slow_workers=2, slow_factor=5.0),
     "one core": replace(SKEWED, turns=1),
     "at once": constant(),
 }

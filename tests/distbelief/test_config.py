@@ -292,7 +292,8 @@ def test_a_path_is_text() -> None:
         ({"run.preset": 3}, "run.preset: got '3', expected one of cifar10, digits, fashion-mnist, imagefolder, paper"),
         ({"clutser.workers": 3},
          "clutser.workers: got an unknown section, expected section.key with one of run, data, model, one_worker, "
-         'rule, schedule, average, ledger, cluster, correction, consistency, simulate (did you mean "cluster.workers"?)'),
+         "rule, schedule, average, ledger, cluster, correction, consistency, simulate "
+         '(did you mean "cluster.workers"?)'),
         ({"workers": 3},
          "workers: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
          'schedule, average, ledger, cluster, correction, consistency, simulate (did you mean "cluster.workers"?)'),
