@@ -20,7 +20,7 @@ from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ps.errors import DistbeliefError
 
@@ -66,8 +66,11 @@ def decode(data: bytes, where: str) -> UInt8:
                 ImageOps.exif_transpose(image, in_place=True)
             pixels = np.asarray(_rgb(image))
     except DECODE_ERRORS as error:
+        # Pillow names the buffer's address in the first case, so that the same file would never read the same twice.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no known image format" if unknown else f"{type(error).__name__}: {error}"
         raise BadImage(
-            f"{where}: got {len(data):,} bytes that do not decode ({type(error).__name__}: {error}), "
+            f"{where}: got {len(data):,} bytes that do not decode ({reason}), "
             "expected a JPEG, PNG, WebP or BMP image; replace or remove the file"
         ) from error
     return pixels

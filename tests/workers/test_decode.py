@@ -115,6 +115,16 @@ def test_a_flipped_byte_gives_a_picture_or_a_bad_image(kind: str, at: int) -> No
         assert decode(bytes(data), "x").shape[2] == 3
 
 
+def test_the_same_damage_is_always_said_in_the_same_words() -> None:
+    """So that it can be listed once."""
+    said = []
+    for _ in range(2):
+        with pytest.raises(BadImage, match="no known image format") as caught:
+            decode(b"not an image", "x")
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
 def test_a_picture_too_large_for_any_memory_is_refused_before_it_is_decoded() -> None:
     """A PNG of a few bytes that says it is 30,000 pixels wide and high."""
     header = struct.pack(">4s2I5B", b"IHDR", 30_000, 30_000, 8, 2, 0, 0, 0)
