@@ -153,6 +153,15 @@ def test_a_still_patch_is_the_resized_picture(which: int) -> None:
     assert np.array_equal(mirrored, found[:, ::-1])
 
 
+@pytest.mark.parametrize("which", range(4))
+def test_a_large_picture_is_the_same_but_faster(which: int) -> None:
+    image = picture(1500, 2000)
+    found = RECIPE.patch(image, replace(STILL, interpolation=which)).astype(int)
+    box = RECIPE.box(2000, 1500, STILL)
+    expected = np.asarray(Image.fromarray(image).resize((224, 224), INTERPOLATIONS[which], box=box))
+    assert np.abs(found - expected).max() <= 2
+
+
 @pytest.mark.parametrize("order", range(6))
 def test_colours_are_those_of_pillow_up_to_its_roundings(order: int) -> None:
     """Pillow rounds and cuts after every step; nothing is cut here, so that the two may be compared."""
