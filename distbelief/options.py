@@ -159,7 +159,7 @@ SETTINGS = (
     Setting("--epochs", "run.epochs", COUNT, "Passes over the training set."),
     Setting("--address", "cluster.address", text("ADDR"),
             "Ray to run on: local (the default; one of the run's own, gone afterwards), auto, or ray://HOST:PORT."),
-    Setting("--model", "model.name", text("NAME"), "inception-mini, inception-small or googlenet."),
+    Setting("--model", "model.name", text("NAME"), "inception-mini, inception-small, googlenet or googlenet-wide."),
     Setting("--batch-size", "run.batch_size", COUNT, "Images per gradient."),
     Setting("--lr", "schedule.rate", NUMBER,
             "Learning rate, of the mean loss of a batch (else one worker's, carried over to so many workers)."),

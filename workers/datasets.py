@@ -21,7 +21,7 @@ Shape suffix: N = examples.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +39,7 @@ __all__ = ["KNOWN", "BadImage", "DataSettings", "Dataset", "Example", "Split", "
 
 Split = Literal["train", "test"]
 
+PHOTOGRAPHS = "imagefolder"  # of any size, cut to the network's
 _DIGITS = tuple("0123456789")
 _FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -54,7 +55,7 @@ KNOWN = {
         Traits("mnist", _DIGITS, (1, 28, 28), (33.32,), 1 / 78.57),
         Traits("fashion-mnist", _FASHION, (1, 28, 28), (72.94,), 1 / 90.02),
         Traits("cifar10", _CIFAR, (3, 32, 32), (125.31, 122.95, 113.87), 1 / 64.14),
-        Traits("imagefolder", (), (3, 224, 224), (123.0, 117.0, 104.0), 1 / 57.0),
+        Traits(PHOTOGRAPHS, (), (3, 224, 224), (123.0, 117.0, 104.0), 1 / 57.0),
     )
 }
 
@@ -69,16 +70,22 @@ class DataSettings:
             match.
         bad_images: What an unreadable example does: "skip" leaves it out of its batch and counts it, "fail" ends the
             run.
+        image_size: Side in pixels of the patches that photographs are cut to, for the network and its evaluation; 0
+            for 224, which GoogLeNet was made for. A smaller one is faster by its square.
 
     Raises:
-        BadInput: `bad_images` is neither.
+        BadInput: `bad_images` is neither, or an image size for data that have their own.
     """
 
     name: str = "digits"
     root: str = ""
     bad_images: str = "skip"
+    image_size: int = 0
 
     def __post_init__(self) -> None:
+        expected = "0 (224) or a number of pixels" if self.name == PHOTOGRAPHS else f"0: {self.name} has its own size"
+        require(self.image_size == 0 or self.name == PHOTOGRAPHS, "data.image_size", self.image_size, expected)
+        require(self.image_size >= 0, "data.image_size", self.image_size, expected)
         require(self.bad_images in ("skip", "fail"), "data.bad_images", self.bad_images, "skip or fail")
 
 
@@ -226,7 +233,9 @@ def _open_photographs(settings: DataSettings, split: Split) -> Dataset:
             f"data root: got {root}, which does not exist; expected a folder, a tar file or a pattern of tar files "
             "(--data-root or DISTBELIEF_DATA)"
         )
-    return open_photographs(KNOWN[settings.name], root, split)
+    traits = KNOWN[PHOTOGRAPHS]
+    side = settings.image_size or traits.image_shape[1]
+    return open_photographs(replace(traits, image_shape=(3, side, side)), root, split)
 
 
 def _labels(counts: list[int]) -> formats.Labels:

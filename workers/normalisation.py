@@ -6,7 +6,7 @@
     dL/dx_c = g_c * s_c^-0.75 - (2 * 0.75 * alpha / 5) * x_c * sum of g_j * x_j * s_j^-1.75 over the same five
 
 torch's own goes through a three-dimensional average pool, and many times over planes that do not fit a cache. Here
-channels lie innermost (channels last), a few positions are worked on at a time, in float32 whatever the dtype of x,
+channels lie innermost (channels last), a few positions are worked on at a time, in float32 even if x is bfloat16,
 and nothing but x is kept for the backward pass. Five neighbours are summed by shifting rows with two zeros at either
 end: that beats a product with a banded matrix, which multiplies by zeros. And s^-0.75 is t * sqrt(t), t = 1 / sqrt(s).
 
@@ -27,11 +27,11 @@ ALPHA, BETA = 1e-4, 0.75
 REACH = 2  # channels to either side
 SHARE = ALPHA / (2 * REACH + 1)
 
-ELEMENTS = 1 << 17  # worked on at a time: the float32 buffers for them fit a core's cache
+ELEMENTS = 1 << 17  # worked on at a time: the buffers for them fit a core's cache
 
 
 class LocalResponse(nn.Module):
-    """Normalises (B, C, H, W) in float32 or bfloat16. Fast where channels are last in memory, right everywhere."""
+    """Normalises (B, C, H, W) of any float dtype. Fast where channels are last in memory, right everywhere."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return cast("Tensor", _LocalResponse.apply(x_BCHW))  # type: ignore[no-untyped-call]
@@ -74,34 +74,36 @@ def _stretches(*rows_NC: Tensor) -> Iterator[tuple[Any, ...]]:
     first_NC = rows_NC[0]
     positions, channels = first_NC.shape
     few = max(ELEMENTS // channels, 1) if first_NC.device.type == "cpu" else positions
-    buffers = _Buffers(min(few, positions), channels, first_NC.device)
+    buffers = _Buffers(first_NC[:few])
     for start in range(0, positions, few):
         if start + few > positions > few:
-            buffers = _Buffers(positions - start, channels, first_NC.device)
+            buffers = _Buffers(first_NC[start:])
         yield buffers, *(tensor[start : start + few] for tensor in rows_NC)
 
 
 class _Buffers:
-    """Room for P positions in float32, and the arithmetic on them."""
+    """Room for as many positions as are given, in float32 or wider, and the arithmetic on them."""
 
-    def __init__(self, positions: int, channels: int, device: torch.device) -> None:
-        self._padded = torch.zeros(positions, channels + 2 * REACH, device=device)
+    def __init__(self, like_PC: Tensor) -> None:
+        positions, channels = like_PC.shape
+        self._dtype = torch.promote_types(like_PC.dtype, torch.float32)
+        self._padded = like_PC.new_zeros(positions, channels + 2 * REACH, dtype=self._dtype)
         self._inner_PC = self._padded[:, REACH:-REACH]
-        self._pairs = torch.empty(positions, channels + 2 * REACH - 1, device=device)
+        self._pairs = torch.empty_like(self._padded[:, 1:])
         self._sum_PC: Tensor
         self._scale_PC: Tensor
-        self._sum_PC, self._scale_PC = torch.empty(2, positions, channels, device=device)
-        self._one = torch.ones((), device=device)
+        self._sum_PC, self._scale_PC = self._padded.new_empty(2, positions, channels)
+        self._one = self._padded.new_ones(())
 
     def normalise(self, x_PC: Tensor, y_PC: Tensor) -> None:
         """Fill y."""
-        x_PC = x_PC.float()
+        x_PC = x_PC.to(self._dtype)
         self._root(x_PC)
         torch.mul(x_PC, self._scale_PC, out=y_PC)
 
     def differentiate(self, x_PC: Tensor, g_PC: Tensor, d_PC: Tensor) -> None:
         """Fill d = dL/dx, given g = dL/dy."""
-        x_PC = x_PC.float()
+        x_PC = x_PC.to(self._dtype)
         t_PC = self._root(x_PC)
         scaled_PC = self._scale_PC.mul_(g_PC)
         torch.mul(t_PC.mul_(t_PC).mul_(x_PC), scaled_PC, out=self._inner_PC)

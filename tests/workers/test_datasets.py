@@ -226,6 +226,18 @@ def test_image_folder(tmp_path: Path) -> None:
     assert train.fingerprint() != before
 
 
+def test_photographs_are_cut_to_the_size_asked_for(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", ("cat", "ant"), size=(50, 40))
+    sizes = {0: 224, 128: 128, 1: 1}
+    for size, side in sizes.items():
+        dataset = load(DataSettings("imagefolder", str(tmp_path), image_size=size), "train")
+        assert dataset.image_shape == (3, side, side)
+    with pytest.raises(BadInput, match=r"data.image_size: got -1, expected 0 \(224\) or a number of pixels"):
+        DataSettings("imagefolder", image_size=-1)
+    with pytest.raises(BadInput, match=r"data.image_size: got 64, expected 0: digits has its own size"):
+        DataSettings("digits", image_size=64)
+
+
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", ("ant",))
     train = load(DataSettings("imagefolder", str(tmp_path)), "train")

@@ -21,6 +21,7 @@ def test_building_leaves_the_global_generator_alone(name: str) -> None:
 def test_input_sizes() -> None:
     assert {name: input_size(name) for name in MODELS} == {
         "googlenet": 224,
+        "googlenet-wide": 224,
         "inception-small": 32,
         "inception-mini": None,
     }
