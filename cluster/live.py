@@ -27,6 +27,7 @@ from ps.errors import BadInput, DistbeliefError, PeerLost, RunFailed
 from ps.ledger import Ending
 from ps.messages import AVERAGER, LEDGER, Address, Message, Read, ReadDone, Role, Stop, WorkerLost
 from ps.wire.client import Loop, Peer
+from ps.wire.process import settle
 from workers.evaluation import Evaluation
 
 START_SECONDS = 120.0
@@ -87,6 +88,7 @@ class _Server:
                 self._server = serving.serve_ledger(spec)
             case _:
                 self._server = serving.serve_averager(spec)
+        settle()
 
     def start(self, host: str) -> str:
         return self._server.start(host or ray.util.get_node_ip_address())
@@ -106,6 +108,7 @@ class _Host:
 
     def open(self, targets: dict[Address, str]) -> None:
         self._host = serving.worker_host(*self._arguments, targets)
+        settle()
 
     def run(self) -> None:
         self._host.run()

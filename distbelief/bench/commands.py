@@ -79,3 +79,54 @@ def reading(data_root: Path | None, model: str, batch_size: int, pairs: int, as_
     from distbelief.bench.reading import reading_command
 
     return reading_command(data_root, model, batch_size, pairs, as_json)
+
+
+workers_option = click.option("--workers", type=COUNT, default=4, help="Logical workers; 4 is the default.")
+shards_option = click.option("--shards", type=COUNT, default=2, help="Parameter-server shards; 2 is the default.")
+model_option = click.option("--model", type=text("NAME"), default="googlenet", help="Whose parameters; googlenet.")
+
+
+@bench.command()
+@model_option
+@workers_option
+@shards_option
+@pairs_option
+@json_option
+@debug_option
+def exchange(model: str, workers: int, shards: int, pairs: int, as_json: bool, debug: bool) -> int:
+    """A whole exchange on one host, against one thread's floor and Ray.
+
+    A round trip pushes a gradient, has it applied and pulls all weights. The
+    floor does as much in one thread of one process, with nobody to talk to.
+    The baselines are the parameter server of Ray's documentation and one with
+    arrays through Ray's object store; ratio: ours over theirs.
+
+    \b
+    Examples:
+      distbelief bench exchange
+      distbelief bench exchange --json | jq .ratio_to_floor
+      distbelief bench exchange --model inception-mini --workers 8
+    """
+    from distbelief.bench.exchange import exchange_command
+
+    return exchange_command(model, workers, shards, pairs, as_json)
+
+
+@bench.command()
+@model_option
+@workers_option
+@shards_option
+@pairs_option
+@json_option
+@debug_option
+def network(model: str, workers: int, shards: int, pairs: int, as_json: bool, debug: bool) -> int:
+    """A whole exchange over TCP on loopback, in float32 and in bfloat16.
+
+    \b
+    Examples:
+      distbelief bench network
+      distbelief bench network --json | jq .bfloat16.ratio_to_floor
+    """
+    from distbelief.bench.exchange import network_command
+
+    return network_command(model, workers, shards, pairs, as_json)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message as Proto
     from torch import Tensor
 
-FRAME_BYTES = 1 << 20
+FRAME_BYTES = 3 << 19
 WHOLE_BYTES = 1 << 20  # vectors up to this size travel in one piece with their message
 Status = ShardStatus | LedgerStatus | AveragerStatus
 

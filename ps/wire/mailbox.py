@@ -181,6 +181,8 @@ class OpenMemories:
             proto = pb.Mail.FromString(mail)
         except DecodeError as error:
             raise WireError(f"got {len(mail)} bytes that are no mail: {error}") from error
+        if not proto.HasField("exchange"):
+            raise WireError("mail without an exchange: got none, expected one")
         exchange = proto.exchange
         pushed, pulled = exchange.HasField("push"), exchange.pull
         expected = self._elements.get(exchange.shard)

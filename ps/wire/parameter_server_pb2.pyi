@@ -2,7 +2,8 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -105,7 +106,7 @@ class Failed(_message.Message):
     attempt: int
     finite: bool
     reason: str
-    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: bool = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Discarded(_message.Message):
     __slots__ = ("lease", "attempt")
@@ -139,7 +140,7 @@ class Granted(_message.Message):
     number: int
     lease: Lease
     pull: bool
-    def __init__(self, number: _Optional[int] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., pull: bool = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., pull: _Optional[bool] = ...) -> None: ...
 
 class NoMoreLeases(_message.Message):
     __slots__ = ("number", "reason")
@@ -177,7 +178,7 @@ class CloseRound(_message.Message):
     leases: _containers.RepeatedScalarFieldContainer[int]
     size: int
     keep: bool
-    def __init__(self, number: _Optional[int] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., size: _Optional[int] = ..., keep: bool = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., size: _Optional[int] = ..., keep: _Optional[bool] = ...) -> None: ...
 
 class RoundClosed(_message.Message):
     __slots__ = ("number", "shard")
@@ -239,7 +240,7 @@ class Exchange(_message.Message):
     push: Push
     pull: bool
     elements: int
-    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: bool = ..., elements: _Optional[int] = ...) -> None: ...
+    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: _Optional[bool] = ..., elements: _Optional[int] = ...) -> None: ...
 
 class Memory(_message.Message):
     __slots__ = ("process", "descriptor", "name", "offset")
@@ -568,7 +569,7 @@ class PushHandled(_message.Message):
     staleness: int
     version: int
     pulled: bool
-    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., read: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., rate: _Optional[float] = ..., staleness: _Optional[int] = ..., version: _Optional[int] = ..., pulled: bool = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., read: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., rate: _Optional[float] = ..., staleness: _Optional[int] = ..., version: _Optional[int] = ..., pulled: _Optional[bool] = ...) -> None: ...
 
 class RoundApplied(_message.Message):
     __slots__ = ("now", "leases", "staleness", "samples", "size", "keep", "rate", "version")
@@ -588,7 +589,7 @@ class RoundApplied(_message.Message):
     keep: bool
     rate: float
     version: int
-    def __init__(self, now: _Optional[float] = ..., leases: _Optional[_Iterable[int]] = ..., staleness: _Optional[_Iterable[int]] = ..., samples: _Optional[int] = ..., size: _Optional[int] = ..., keep: bool = ..., rate: _Optional[float] = ..., version: _Optional[int] = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., leases: _Optional[_Iterable[int]] = ..., staleness: _Optional[_Iterable[int]] = ..., samples: _Optional[int] = ..., size: _Optional[int] = ..., keep: _Optional[bool] = ..., rate: _Optional[float] = ..., version: _Optional[int] = ...) -> None: ...
 
 class PullHandled(_message.Message):
     __slots__ = ("now", "worker", "number", "version")
@@ -684,7 +685,7 @@ class LeaseFailed(_message.Message):
     attempt: int
     finite: bool
     reason: str
-    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: bool = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class LeaseDiscarded(_message.Message):
     __slots__ = ("now", "worker", "lease", "attempt")
@@ -708,7 +709,7 @@ class RoundOrdered(_message.Message):
     round: int
     leases: _containers.RepeatedScalarFieldContainer[int]
     keep: bool
-    def __init__(self, now: _Optional[float] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., keep: bool = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., keep: _Optional[bool] = ...) -> None: ...
 
 class LeaseReturned(_message.Message):
     __slots__ = ("now", "lease", "attempt")
@@ -740,7 +741,7 @@ class SampleAveraged(_message.Message):
     incarnation: int
     version: int
     counted: bool
-    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., counted: bool = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., counted: _Optional[bool] = ...) -> None: ...
 
 class WorkerExchanged(_message.Message):
     __slots__ = ("now", "worker", "number", "shard", "lease", "outcome", "reading")
