@@ -34,6 +34,7 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "run.target_error": ([-0.01, 1.0, 5, math.nan], [0.0, 0.999]),
     "run.evaluate_share": ([-0.01, 1.01, math.nan], [0, 1]),
     "data.bad_images": (["ignore", ""], ["skip", "fail"]),
+    "data.image_size": ([-1, 128], [0]),  # digits have a size of their own
     "model.name": (["resnet", ""], [*MODELS]),
     "model.precision": (["float16"], ["float32", "bfloat16"]),
     "model.clip_norm": ([-1.0, math.nan], [0, 5.0]),
@@ -310,7 +311,8 @@ def test_a_path_is_text() -> None:
          "cluster.workers.x: got an unknown key, expected one of workers, shards, address, turns, threads "
          '(did you mean "cluster.workers"?)'),
         ({"model.name": "inception_mini"},
-         "model.name: got 'inception_mini', expected one of googlenet, inception-small, inception-mini "
+         "model.name: got 'inception_mini', expected one of googlenet, googlenet-wide, inception-small, "
+         "inception-mini "
          '(did you mean "inception-mini"?)'),
     ],
 )  # fmt: skip
