@@ -50,10 +50,12 @@ def worker_host(
     spec: RunSpec, host: int, workers: Sequence[int], turns: int, targets: Mapping[Address, str]
 ) -> WorkerHost:
     """A worker host with its data set opened and one model per compute turn."""
+    from workers.allocator import keep_freed_memory
     from workers.datasets import load
     from workers.readahead import ReadAhead
     from workers.unreadable import UnreadableList
 
+    keep_freed_memory()
     torch.set_num_threads(spec.cluster.threads)
     dataset = load(spec.data, "train")
     reading = ReadAhead(spec.plan, build_batches(spec, dataset, UnreadableList(spec.unreadable).add).batch, turns)

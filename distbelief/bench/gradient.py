@@ -4,7 +4,8 @@
     float32     what a worker runs: from a flat weight vector to a flat gradient vector
     bfloat16    likewise, with `--precision bfloat16`
 
-All three compute forward and backward with all auxiliary losses, of the same images with the same weights and dropout.
+All three compute forward and backward with all auxiliary losses, of the same images with the same weights, in one
+process whose allocator keeps what is freed, as a worker's does; a script's does not, so the rival is flattered.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ps.errors import require
 from ps.layout import Layout
 from ps.messages import Lease
 from ps.streams import torch_stream
+from workers.allocator import keep_freed_memory
 from workers.gradient import AUXILIARY_WEIGHT, GradientFunction
 from workers.inception import initialise
 from workers.models import MODELS, PRECISIONS, build, input_size
@@ -37,6 +39,7 @@ def gradient_command(model: str, batch_size: int, pairs: int, as_json: bool) -> 
     """`distbelief bench gradient`: prints a table, or one JSON object. Returns the exit code; raises BadInput."""
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
+    keep_freed_memory()
     with bar(f"gradients of {model}") as progress:
         found = compare(sides(model, batch_size, SECONDS), "plain", pairs, progress)
     facts = {"model": model, "batch_size": batch_size, "threads": threads, "torch": torch.__version__}
