@@ -1,7 +1,7 @@
 """Evaluation: the errors and the loss that one model, or an ensemble, makes on a data set's test split.
 
-The images are dealt out to threads in fixed portions, and a portion's batches are formed within it: neither how many
-threads there are nor which one is faster changes a number.
+The images are dealt out to threads in fixed portions, as many as make one batch or else one image: so no thread waits
+long for another at the end, and neither how many there are nor which one is faster changes a number.
 
 Shape suffixes: I = images of a portion, K = classes, N = parameters.
 """
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ps.layout import Layout
-
-PORTION_BATCHES = 4  # at least as many full ones for each that a portion's end cuts short
 
 Progress = Callable[[int], None]
 
@@ -71,7 +69,7 @@ def evaluate(
     """
     traits = Traits.of(dataset)
     shown = Crops.of(traits, crops)
-    images = -(-PORTION_BATCHES * batch_size(traits) // shown.distinct)
+    images = max(1, batch_size(traits) // shown.distinct)
     portions = [range(first, min(first + images, len(dataset))) for first in range(0, len(dataset), images)]
     free: SimpleQueue[Ensemble] = SimpleQueue()
     for ensemble in ensembles:

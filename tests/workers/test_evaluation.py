@@ -15,12 +15,12 @@ from torch import Tensor
 from ps.errors import BadInput
 from ps.layout import Layout
 from workers.datasets import KNOWN, BadImage, Dataset, DataSettings, Example, load
-from workers.evaluation import PORTION_BATCHES, Evaluation, Evaluator, evaluate
+from workers.evaluation import Evaluation, Evaluator, evaluate
 from workers.images import ArrayImages
 from workers.inception import initialise
 from workers.models import ModelSettings, build
 
-PORTION = 256  # images that a thread is given at a time: as many as these crops make full batches of
+PORTION = 64  # images that a thread is given at a time: a batch of them
 
 
 class Numbered:
@@ -119,7 +119,7 @@ def test_whoever_is_told_may_end_it() -> None:
     portions = 40
     with pytest.raises(Enough):
         evaluate([[count]], numbered(portions * PORTION), progress=stop)
-    assert calls < portions * PORTION_BATCHES
+    assert calls < portions
 
 
 # --- unreadable images ------------------------------------------------------------------------------------------------
