@@ -23,7 +23,7 @@ from ps.errors import BadInput, PeerLost, PeerRefused
 from ps.ledger import LedgerStatus
 from ps.shard import ShardStatus
 from ps.wire.client import Loop, Peer
-from ps.wire.codec import Status
+from ps.wire.codec import Status, Traffic
 
 ASK_SECONDS = 5.0
 RUNS = Path("runs")
@@ -78,7 +78,9 @@ def _begun(folder: Path) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """One shard. Staleness in updates; `averaged`: newest version in the average, None if that is not known."""
+    """One shard. Staleness in updates; `averaged`: newest version in the average, None if that is not known;
+    `by_memory`, `by_network`: exchanges, by the way that their vectors took.
+    """
 
     shard: int
     version: int
@@ -90,13 +92,16 @@ class ShardReport:
     refused: int
     skipped_samples: int
     averaged: int | None
+    by_memory: int
+    by_network: int
 
     @classmethod
-    def of(cls, status: ShardStatus, averager: AveragerStatus | None) -> ShardReport:
+    def of(cls, status: ShardStatus, traffic: Traffic, averager: AveragerStatus | None) -> ShardReport:
         averaged = averager.versions[status.shard] if averager and status.shard < len(averager.versions) else None
         return cls(
             status.shard, status.version, status.samples, mean(status.staleness), percentile(status.staleness, 0.95),
             status.rate, status.duplicates, status.refused, status.skipped_samples, averaged,
+            traffic.by_memory, traffic.by_network,
         )  # fmt: skip
 
 
@@ -108,6 +113,7 @@ class Running:
         pid: Process that drives the run.
         progress: Share of the run's samples that are done; None if the ledger did not answer, as is `ledger`.
         silent: Actors that did not answer.
+        strangers: Calls that the actors refused because they came without the run's token.
     """
 
     run: str
@@ -119,6 +125,7 @@ class Running:
     shards: tuple[ShardReport, ...]
     averager: AveragerStatus | None
     silent: tuple[str, ...]
+    strangers: int
     state: str = field(default="running", kw_only=True)
 
     def text(self) -> str:
@@ -134,6 +141,12 @@ class Running:
                 ("loss", f"{number(ledger.recent_loss, 4)}, training error {percent(ledger.recent_error)}"),
                 ("skipped", f"{ledger.skipped:,} unreadable examples"),
             ]  # fmt: skip
+        if self.shards:
+            memory = sum(shard.by_memory for shard in self.shards)
+            network = sum(shard.by_network for shard in self.shards)
+            lines.append(("vectors", f"{memory:,} exchanges through shared memory, {network:,} over the network"))
+        if self.strangers:
+            lines.append(("no token", f"{self.strangers:,} calls refused"))
         text = _facts(lines)
         return f"{text}\n\n{_table(self._shard_rows())}\n{LEGEND}" if self.shards else text
 
@@ -202,9 +215,9 @@ def _running(folder: Path) -> Running | None:
     said = [answer for answer in answers.values() if answer is not None]
     if not said:
         return None
-    ledger = next((answer for answer in said if isinstance(answer, LedgerStatus)), None)
-    averager = next((answer for answer in said if isinstance(answer, AveragerStatus)), None)
-    shards = sorted((answer for answer in said if isinstance(answer, ShardStatus)), key=lambda status: status.shard)
+    ledger = next((status for status, _ in said if isinstance(status, LedgerStatus)), None)
+    averager = next((status for status, _ in said if isinstance(status, AveragerStatus)), None)
+    shards = [ShardReport.of(status, traffic, averager) for status, traffic in said if isinstance(status, ShardStatus)]
     total = _field(content, "total_samples", int, path)
     return Running(
         str(folder),
@@ -213,26 +226,27 @@ def _running(folder: Path) -> Running | None:
         total,
         min(ledger.samples / max(total, 1), 1.0) if ledger else None,
         ledger,
-        tuple(ShardReport.of(status, averager) for status in shards),
+        tuple(sorted(shards, key=lambda report: report.shard)),
         averager,
         tuple(name for name, answer in answers.items() if answer is None),
+        sum(traffic.unauthenticated for _, traffic in said),
         state=f"ending: {ledger.ending}" if ledger and ledger.ending else "running",
     )
 
 
-def _ask_all(targets: Mapping[str, object], token: str) -> dict[str, Status | None]:
+def _ask_all(targets: Mapping[str, object], token: str) -> dict[str, tuple[Status, Traffic] | None]:
     """Every actor's answer by its name, None from those that gave none."""
 
-    async def ask(target: str) -> Status | None:
+    async def ask(target: str) -> tuple[Status, Traffic] | None:
         peer = Peer(target, token)
         try:
-            return await peer.status(ASK_SECONDS)
+            return await peer.report(ASK_SECONDS)
         except (PeerLost, PeerRefused):
             return None  # gone, or another run's actor that got its port
         finally:
             await peer.close()
 
-    async def ask_all() -> list[Status | None]:
+    async def ask_all() -> list[tuple[Status, Traffic] | None]:
         return await asyncio.gather(*[ask(str(target)) for target in targets.values()])
 
     loop = Loop("distbelief-status")

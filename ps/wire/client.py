@@ -158,16 +158,14 @@ class Peer:
 
     async def status(self, timeout_seconds: float) -> Status:
         """What the actor tells about itself. Raises as `ask` does."""
-        return decode_status(await self._told(timeout_seconds))
+        return (await self.report(timeout_seconds))[0]
 
-    async def traffic(self, timeout_seconds: float) -> Traffic:
-        """What the actor's server has let in and kept out. Raises as `ask` does."""
-        return decode_traffic(await self._told(timeout_seconds))
-
-    async def _told(self, timeout_seconds: float) -> pb.StatusReply:
+    async def report(self, timeout_seconds: float) -> tuple[Status, Traffic]:
+        """What the actor tells about itself, and about what its server has let in and kept out. Raises as `ask`."""
         request = pb.StatusRequest().SerializeToString()
         reply = await self._call(self._status(request, metadata=self._metadata, timeout=timeout_seconds))
-        return pb.StatusReply.FromString(reply)
+        told = pb.StatusReply.FromString(reply)
+        return decode_status(told), decode_traffic(told)
 
     async def close(self) -> None:
         for call in self._streams.values():

@@ -69,6 +69,7 @@ CALLS_AT_ONCE = 8  # calls that hold buffers; others wait unread, and flow contr
 SEND_SECONDS = 30.0
 RETRY_SECONDS = 0.5
 HEAR_OUT_SECONDS = 2.0
+STRANGERS_NAMED = 1000
 _STRANGER = "wrong or missing run token"
 
 log = logging.getLogger("distbelief.wire")
@@ -118,6 +119,7 @@ class MachineServer:
         self._peers: dict[Address, Peer] = {}
         self._errands: set[asyncio.Task[None]] = set()
         self._traffic = Traffic()
+        self._strangers: set[str] = set()  # peers that were named in the log
         self._failure: RunFailed | None = None  # set once: from then on every message is refused
         self._server: grpc.aio.Server | None = None
         self._loop = Loop("distbelief-server")
@@ -178,8 +180,10 @@ class MachineServer:
         if hmac.compare_digest(str(given).encode(), self._gate.token.encode()):
             return True
         self._traffic.unauthenticated += 1
-        if self._traffic.unauthenticated == 1:
-            log.warning("refused a call without the run's token, from %s", context.peer())
+        peer = context.peer().rpartition(":")[0]  # without the port, which is another one for every connection
+        if peer not in self._strangers and len(self._strangers) < STRANGERS_NAMED:
+            self._strangers.add(peer)
+            log.warning("refused a call without the run's token, from %s; more from there are only counted", peer)
         return False
 
     async def _admit(self, context: Any) -> None:

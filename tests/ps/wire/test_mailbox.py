@@ -79,7 +79,7 @@ class Worker:
 
 
 def traffic(world: World) -> Traffic:
-    return world.loop.run(world.peers[SHARD].traffic(SECONDS))
+    return world.loop.run(world.peers[SHARD].report(SECONDS))[1]
 
 
 # --- vectors ---------------------------------------------------------------------------------------------------------

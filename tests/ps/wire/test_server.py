@@ -270,6 +270,17 @@ def test_without_the_token_no_method_answers(served: tuple[World, Shard], token:
     unchanged(world, direct)
 
 
+def test_a_stranger_is_named_once_and_counted_every_time(
+    served: tuple[World, Shard], caplog: pytest.LogCaptureFixture
+) -> None:
+    world, _ = served
+    for number in range(3):
+        assert world.raw("Status", b"", token="x") is grpc.StatusCode.UNAUTHENTICATED
+        assert world.servers[SHARD]._traffic.unauthenticated == number + 1
+    (record,) = [record for record in caplog.records if record.name == "distbelief.wire"]
+    assert "from ipv4:127.0.0.1;" in record.getMessage()
+
+
 def test_a_call_without_any_metadata_is_refused(served: tuple[World, Shard]) -> None:
     world, direct = served
 
