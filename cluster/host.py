@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time  # noqa: TID251 -- the live clock
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -181,8 +181,7 @@ class _Driver:
             case Compute():
                 return self._compute(effect)
             case Note():
-                now = time.time()
-                self._host.note([replace(record, now=now) for record in effect.records])
+                self._host.note(effect.records(time.time()))
                 return None
 
     def release(self) -> None:

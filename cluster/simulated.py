@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
 from torch import Tensor
 
 from cluster.agenda import LATE, Agenda
 from cluster.model import ClusterModel
-from cluster.pieces import Pieces
+from cluster.pieces import Pieces, Recorder
 from cluster.spec import RunStatus
 from ps.journal import Record, WorkerTimed
 from ps.ledger import Ending
@@ -42,23 +42,43 @@ from workers.program import Answer, Ask, Compute, Note, Program
 
 TICK_SECONDS = 1.0
 EVENTS_AT_ONCE = 100
+_LEDGER, _AVERAGER = -1, -2
+
+
+@dataclass(slots=True)
+class _Actor:
+    """One shard, the ledger or the averager.
+
+    Attributes:
+        key: Shards: their index; the others have numbers below 0.
+        vector_seconds: From sending a gradient to its arrival here, and likewise for weights from here.
+        busy_until: When it will have served every exchange that has arrived.
+    """
+
+    key: int
+    handle: Callable[[float, Message], Outbox]
+    recorder: Recorder
+    vector_seconds: float = 0.0
+    busy_until: float = 0.0
 
 
 @dataclass(slots=True)
 class _Worker:
-    """One logical worker. Invariant: missing counts the Nones in answers."""
+    """One logical worker. Invariant: missing counts the Nones in answers, which are in the order of the requests."""
 
     id: int
     program: Program
-    compute_seconds: Callable[[], float]
-    answers: list[Message | None] = field(default_factory=list)
+    next_compute_seconds: Callable[[], float]
+    answers: dict[int, Message | None] = field(default_factory=dict)  # by the actor's key
     missing: int = 0
-    places: dict[Address, int] = field(default_factory=dict)  # whose answer goes where in `answers`
     lease: Lease | None = None
     computing: bool = False
     asked: float = 0.0  # when the last Ask or Compute was made
     pushing: bool = False  # the Ask under way carries a gradient
-    spent: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])  # lease, turn, compute, exchange
+    lease_seconds: float = 0.0  # spent on the lease in hand, as are the following
+    turn_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    exchange_seconds: float = 0.0
 
 
 class Simulation:
@@ -75,20 +95,25 @@ class Simulation:
         self._pieces = pieces
         self._vectors = pieces.vectors
         self._model = model
+        self._service_seconds = model.settings.service_seconds
         self._agenda = Agenda()
         self._workers: dict[int, _Worker] = {}  # those at work
         self._next_worker = workers
-        self._busy_until = [0.0] * len(pieces.shards)
         self._free_turns = model.settings.turns
         self._line: deque[_Worker] = deque()  # for a turn
-        self._handlers: dict[Address, Callable[[float, Message], Outbox]] = {
-            shard_address(shard.index): shard.handle for shard in pieces.shards
-        }
-        self._handlers |= {LEDGER: pieces.ledger.handle, AVERAGER: pieces.averager.handle}
+        recorders = pieces.recorders
+        self._shards = [
+            _Actor(shard.index, shard.handle, recorders[shard_address(shard.index)], model.transfer_seconds(size))
+            for shard, size in zip(pieces.shards, pieces.vector_bytes, strict=True)
+        ]
+        self._ledger = _Actor(_LEDGER, pieces.ledger.handle, recorders[LEDGER])
+        self._averager = _Actor(_AVERAGER, pieces.averager.handle, recorders[AVERAGER])
+        self._host = recorders[Address(Role.WORKER)]
+        self._latency_seconds = model.transfer_seconds(0)
         for worker in range(workers):
             self._agenda.after(0.0, self._start, worker)
         if max_seconds:
-            self._agenda.after(max_seconds, self._deliver, (LEDGER, Stop(Ending.TIME.value)))
+            self._agenda.after(max_seconds, self._deliver, (self._ledger, Stop(Ending.TIME.value)))
         self._agenda.after(TICK_SECONDS, self._tick, None, LATE)
         self._to_start = workers
 
@@ -120,7 +145,7 @@ class Simulation:
 
     def stop(self, ending: Ending) -> None:
         """Grant no more leases."""
-        self._deliver((LEDGER, Stop(ending.value)))
+        self._deliver((self._ledger, Stop(ending.value)))
 
     def read(self, average: bool, out_N: Tensor) -> int:
         """Copy the newest weights, or their average, into `out_N`; return how many it averages (0: none yet)."""
@@ -129,59 +154,59 @@ class Simulation:
         for shard in self._pieces.shards:
             part_N = out_N[start : start + shard.elements]
             start += shard.elements
-            to = AVERAGER if average else shard_address(shard.index)
-            ((_, answer),) = self._handlers[to](self.now, Read(Address(Role.WORKER, -1), 0, shard.index, part_N))
+            machine = self._pieces.averager if average else shard
+            ((_, answer),) = machine.handle(self.now, Read(Address(Role.WORKER, -1), 0, shard.index, part_N))
             assert isinstance(answer, ReadDone)
             counts.append(answer.samples)
         return min(counts)
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
-    def _deliver(self, letter: tuple[Address, Message]) -> None:
+    def _deliver(self, letter: tuple[_Actor, Message]) -> None:
         """A message reaches ledger or averager, or a shard that is free: it is handled, and what comes of it sent."""
-        to, message = letter
+        actor, message = letter
         if isinstance(message, Exchange):
             message = self._vectors.arriving(message)
         records: list[Record] = []
-        for address, item in self._handlers[to](self._agenda.now, message):
+        for address, item in actor.handle(self._agenda.now, message):
             if address.role is Role.JOURNAL:
                 records.append(cast("Record", item))
             elif address.role is Role.WORKER:
-                self._answer(to, message, address.index, cast("Message", item))
+                self._answer(actor, message, address.index, cast("Message", item))
             else:
                 self._send(address, cast("Message", item))
         if records:
-            self._pieces.recorders[to].write(records)
+            actor.recorder.write(records)
 
     def _send(self, to: Address, message: Message) -> None:
-        size = 0
-        if to.role is Role.SHARD and isinstance(message, Exchange) and message.push is not None:
-            size = self._pieces.vector_bytes[to.index]
-        action = self._queue if to.role is Role.SHARD else self._deliver
-        self._agenda.after(self._model.transfer_seconds(size), action, (to, message))
+        if to.role is Role.SHARD:
+            actor = self._shards[to.index]
+            with_vector = isinstance(message, Exchange) and message.push is not None
+            seconds = actor.vector_seconds if with_vector else self._latency_seconds
+            self._agenda.after(seconds, self._queue, (actor, message))
+        else:
+            actor = self._ledger if to.role is Role.LEDGER else self._averager
+            self._agenda.after(self._latency_seconds, self._deliver, (actor, message))
 
-    def _answer(self, sender: Address, request: Message, worker: int, answer: Message) -> None:
-        size = 0
+    def _answer(self, sender: _Actor, request: Message, worker: int, answer: Message) -> None:
+        seconds = self._latency_seconds
         if isinstance(answer, Exchanged) and isinstance(request, Exchange) and request.weights_N is not None:
-            size = self._pieces.vector_bytes[sender.index]
+            seconds = sender.vector_seconds
             self._vectors.pulled(request, answer.reading)
-        self._agenda.after(self._model.transfer_seconds(size), self._answered, (worker, sender, answer))
+        self._agenda.after(seconds, self._answered, (worker, sender, answer))
 
-    def _queue(self, letter: tuple[Address, Message]) -> None:
+    def _queue(self, letter: tuple[_Actor, Message]) -> None:
         """A message reaches a shard, which serves exchanges one after the other."""
-        to, message = letter
-        if not isinstance(message, Exchange):
+        actor, message = letter
+        if not self._service_seconds or not isinstance(message, Exchange):
             self._deliver(letter)
             return
-        done = max(self._agenda.now, self._busy_until[to.index]) + self._model.settings.service_seconds
-        self._busy_until[to.index] = done
-        if done > self._agenda.now:
-            self._agenda.after(done - self._agenda.now, self._deliver, letter)
-        else:
-            self._deliver(letter)
+        now = self._agenda.now
+        actor.busy_until = max(now, actor.busy_until) + self._service_seconds
+        self._agenda.after(actor.busy_until - now, self._deliver, letter)
 
     def _tick(self, _: None) -> None:
-        self._deliver((LEDGER, Tick()))
+        self._deliver((self._ledger, Tick()))
         self._agenda.after(TICK_SECONDS, self._tick, None, LATE)
 
     # --- workers -----------------------------------------------------------------------------------------------------
@@ -206,30 +231,30 @@ class Simulation:
         elif worker.computing:
             self._end_turn()
         chosen = self._model.settings
-        self._agenda.after(chosen.detection_seconds, self._deliver, (LEDGER, WorkerLost(worker.id)))
+        self._agenda.after(chosen.detection_seconds, self._deliver, (self._ledger, WorkerLost(worker.id)))
         if chosen.rejoin_seconds:
             self._to_start += 1
             self._agenda.after(chosen.rejoin_seconds, self._start, self._next_worker)
             self._next_worker += 1
 
-    def _answered(self, letter: tuple[int, Address, Message]) -> None:
+    def _answered(self, letter: tuple[int, _Actor, Message]) -> None:
         """An answer reaches a worker, which goes on when it has all that it asked for."""
         id, sender, message = letter
         worker = self._workers.get(id)
         if worker is None:
             return
-        worker.answers[worker.places[sender]] = message
+        worker.answers[sender.key] = message
         worker.missing -= 1
         if worker.missing:
             return
         seconds = self._agenda.now - worker.asked
-        if sender == LEDGER:
-            worker.spent[0] += seconds
+        if sender is self._ledger:
+            worker.lease_seconds += seconds
         else:
-            worker.spent[3] += seconds
+            worker.exchange_seconds += seconds
             if worker.pushing:
                 self._timed(worker)
-        self._go_on(worker, tuple(answer for answer in worker.answers if answer is not None))
+        self._go_on(worker, cast("tuple[Message, ...]", tuple(worker.answers.values())))
 
     def _go_on(self, worker: _Worker, answer: Answer) -> None:
         """Tell a worker's program what it waited for, and do what it wants next."""
@@ -242,8 +267,7 @@ class Simulation:
                 return
             match effect:
                 case Note():
-                    records = [replace(record, now=self._agenda.now) for record in effect.records]
-                    self._pieces.recorders[Address(Role.WORKER)].write(records)
+                    self._host.write(effect.records(self._agenda.now))
                     answer = None
                 case Ask():
                     self._ask(worker, effect)
@@ -255,8 +279,7 @@ class Simulation:
     def _ask(self, worker: _Worker, effect: Ask) -> None:
         worker.asked = self._agenda.now
         worker.missing = len(effect.requests)
-        worker.answers = [None] * worker.missing
-        worker.places = {to: place for place, (to, _) in enumerate(effect.requests)}
+        worker.answers = {to.index if to.role is Role.SHARD else _LEDGER: None for to, _ in effect.requests}
         first = effect.requests[0][1]
         worker.pushing = isinstance(first, Exchange) and first.push is not None
         for to, message in effect.requests:
@@ -272,16 +295,16 @@ class Simulation:
         self._compute(worker)
 
     def _compute(self, worker: _Worker) -> None:
-        worker.spent[1] += self._agenda.now - worker.asked
+        worker.turn_seconds += self._agenda.now - worker.asked
         worker.asked = self._agenda.now
         worker.computing = True
-        self._agenda.after(worker.compute_seconds(), self._computed, worker)
+        self._agenda.after(worker.next_compute_seconds(), self._computed, worker)
 
     def _computed(self, worker: _Worker) -> None:
         if worker.id not in self._workers:
             return
         worker.computing = False
-        worker.spent[2] += self._agenda.now - worker.asked
+        worker.compute_seconds += self._agenda.now - worker.asked
         self._end_turn()
         assert worker.lease is not None
         self._go_on(worker, self._vectors.compute(worker.id, worker.lease))
@@ -292,12 +315,11 @@ class Simulation:
             self._free_turns -= 1
             self._compute(self._line.popleft())
 
-    def _timed(self, worker: _Worker) -> None:
-        assert worker.lease is not None
-        lease, turn, compute, exchange = worker.spent
-        worker.spent = [0.0, 0.0, 0.0, 0.0]
-        record = WorkerTimed(self._agenda.now, worker.id, worker.lease.id, lease, turn, 0.0, compute, exchange)
-        self._pieces.recorders[Address(Role.WORKER)].write([record])
+    def _timed(self, w: _Worker) -> None:
+        assert w.lease is not None
+        seconds = (w.lease_seconds, w.turn_seconds, 0.0, w.compute_seconds, w.exchange_seconds)
+        w.lease_seconds = w.turn_seconds = w.compute_seconds = w.exchange_seconds = 0.0
+        self._host.write((WorkerTimed(self._agenda.now, w.id, w.lease.id, *seconds),))
 
 
 def shard_address(index: int) -> Address:

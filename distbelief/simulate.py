@@ -48,6 +48,7 @@ from workers.arithmetic import arithmetic
 from workers.evaluation import Evaluation, Evaluator
 
 SHARE_OF_MEMORY = 4  # versions take at most one part in so many of what is free; the rest goes to disk
+BUFFER_BYTES = 1 << 20  # of each journal: nobody else hears of what is recorded
 SHOW_SECONDS = 0.25  # of a person's time
 METRICS_SHARE = 0.005  # of the run's samples between two lines of metrics
 
@@ -236,7 +237,8 @@ def _journals(spec: RunSpec) -> Iterator[dict[Address, JournalWriter]]:
     names = {shard_address(shard): f"shard-{shard}" for shard in range(spec.layout.shards)}
     names |= {LEDGER: "ledger", AVERAGER: "averager", Address(Role.WORKER): "host-0"}
     journals = {
-        address: JournalWriter(spec.journal / f"{name}{SUFFIX}", spec.run, name) for address, name in names.items()
+        address: JournalWriter(spec.journal / f"{name}{SUFFIX}", spec.run, name, BUFFER_BYTES)
+        for address, name in names.items()
     }
     try:
         yield journals

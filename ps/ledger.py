@@ -254,7 +254,7 @@ class Ledger:
                 )
         self._close_round(now, out)
         self._serve(now, out)
-        return sorted(out, key=lambda item: item[0] != JOURNAL)
+        return sorted(out, key=_after_the_journal) if len(out) > 1 else out
 
     # --- what workers say --------------------------------------------------------------------------------------------
 
@@ -416,7 +416,8 @@ class Ledger:
 
     def _forget(self, id: int) -> None:
         self._outstanding.pop(id, None)
-        self._returned = [(lease, attempt) for lease, attempt in self._returned if lease != id]
+        if self._returned:
+            self._returned = [(lease, attempt) for lease, attempt in self._returned if lease != id]
         self._not_finite.pop(id, None)
         self._discards.pop(id, None)
 
@@ -470,9 +471,10 @@ class Ledger:
         """
         held_up, kept = False, 0
         for _ in range(len(self._line)):
-            if self._rounds is not None and not self._rounds.may_grant(len(self._outstanding)):
+            full = self._rounds is not None and not self._rounds.may_grant(len(self._outstanding))
+            if full or (self._next_id == self._plan.leases and not self._returned):
                 self._line.rotate(kept)  # those who had their turn are longest in line still
-                return False
+                return held_up and not full
             worker = self._line.popleft()
             opens = self._gate.opens(worker)
             held_up |= not opens
@@ -526,3 +528,7 @@ def _mean_auxiliary(finishes: Collection[_Finish]) -> tuple[float, ...]:
     examples = sum(finish.examples for finish in told)
     heads = zip(*([loss * finish.examples for loss in finish.auxiliary] for finish in told), strict=True)
     return tuple(sum(head) / examples for head in heads)
+
+
+def _after_the_journal(item: tuple[Address, object]) -> bool:
+    return item[0] is not JOURNAL

@@ -300,7 +300,8 @@ class Shard:
         rate = self._schedule.rate(self.samples) * worth.factor * plan.factor
         self.version += 1
         self.samples += samples
-        self.staleness.update(staleness)
+        for updates in staleness:
+            self.staleness[updates] += 1
         update(
             plan.rule, self._segments, rate, self._weight_decay, self.version,
             self._w_N, worth.gradient_N, plan.slots, out_N,

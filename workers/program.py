@@ -57,9 +57,25 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Append these records to the worker's journal; go on with None. The time in them is the driver's to fill in."""
+    """Record in the worker's journal what the shards answered to one exchange; go on with None.
 
-    records: tuple[Record, ...]
+    Attributes:
+        lease: Whose gradient the exchange carried; -1 if it only pulled.
+        answers: Without the refusals.
+    """
+
+    worker: int
+    lease: int
+    answers: tuple[Exchanged, ...]
+
+    def records(self, now: float) -> tuple[Record, ...]:
+        """What to append, by the driver's clock."""
+        return tuple(
+            [
+                WorkerExchanged(now, self.worker, a.number, a.shard, self.lease, a.outcome, a.reading)
+                for a in self.answers
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +152,8 @@ class Link:
     def __init__(self, worker: int, bounds: tuple[slice, ...], weights_N: Tensor) -> None:
         self._worker = worker
         self._bounds = bounds
-        self._weights_N = weights_N
+        self._shards = tuple(Address(Role.SHARD, shard) for shard in range(len(bounds)))
+        self._weights = tuple(weights_N[bound] for bound in bounds)
         self._exchanges = self._requests = 0
         self._refused: Refused | None = None
         self._discarded = False
@@ -190,21 +207,16 @@ class Link:
             push = None
             if lease is not None and gradient_N is not None:
                 push = Push(lease.id, lease.attempt, lease.count, read, gradient_N[bound])
-            weights_N = self._weights_N[bound] if pull else None
-            message = Exchange(self._worker, self._exchanges, shard, push, weights_N)
-            requests.append((Address(Role.SHARD, shard), message))
+            message = Exchange(self._worker, self._exchanges, shard, push, self._weights[shard] if pull else None)
+            requests.append((self._shards[shard], message))
         answers = cast("tuple[Exchanged | Refused, ...]", (yield Ask(tuple(requests))))
         self._refused = next((answer for answer in answers if isinstance(answer, Refused)), None)
         done = [answer for answer in answers if isinstance(answer, Exchanged)]
         self._discarded = any(answer.outcome is Outcome.DISCARDED for answer in done)
-        yield Note(tuple(self._record(answer, lease) for answer in done))
+        yield Note(self._worker, -1 if lease is None else lease.id, tuple(done))
         if self._refused is None and pull:
             self.read = tuple(answer.reading for answer in done)
             self.samples = min(answer.samples for answer in done)
-
-    def _record(self, answer: Exchanged, lease: Lease | None) -> WorkerExchanged:
-        id = -1 if lease is None else lease.id
-        return WorkerExchanged(0.0, self._worker, answer.number, answer.shard, id, answer.outcome, answer.reading)
 
 
 def one_gradient(worker: int, bounds: tuple[slice, ...], weights_N: Tensor) -> Program:

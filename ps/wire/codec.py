@@ -25,7 +25,6 @@ from ps.shard import ShardStatus
 from ps.wire import parameter_server_pb2 as pb
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message as Proto
     from torch import Tensor
 
 FRAME_BYTES = 3 << 19
@@ -196,17 +195,6 @@ def from_envelope(envelope: pb.Envelope, incoming_N: Tensor | None = None, outgo
 
 
 # --- records and status ----------------------------------------------------------------------------------------------
-
-
-@cache
-def _record_field(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
-def encode_record(record: journal.Record) -> bytes:
-    """One journal record's body."""
-    proto: Proto = pb.Record(**{_record_field(type(record).__name__): _encode(record)})
-    return proto.SerializeToString()
 
 
 def decode_record(body: bytes) -> journal.Record | pb.Header:

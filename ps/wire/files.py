@@ -8,12 +8,14 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from ps.errors import JournalDamaged, WireError
 from ps.journal import Record
 from ps.wire import parameter_server_pb2 as pb
-from ps.wire.codec import decode_record, encode_record
+from ps.wire.codec import decode_record
+from ps.wire.records import encode_record
 
 MAGIC = b"DBJRNL01"
 FORMAT = 1
@@ -23,7 +25,13 @@ SUFFIX = ".journal"
 
 
 def _framed(body: bytes) -> bytes:
-    return _FRAME.pack(len(body), zlib.crc32(_LENGTH.pack(len(body))), zlib.crc32(body)) + body
+    length = len(body)
+    return _FRAME.pack(length, _length_check(length), zlib.crc32(body)) + body
+
+
+@lru_cache(maxsize=1024)
+def _length_check(length: int) -> int:
+    return zlib.crc32(_LENGTH.pack(length))
 
 
 class JournalWriter:
@@ -33,17 +41,33 @@ class JournalWriter:
         path: The file, created; it must not exist.
         run: The run's id.
         actor: Whose journal this is, for example "shard-0".
+        buffer_bytes: What is kept back until there is so much of it; 0 where others hear of what is recorded.
     """
 
-    def __init__(self, path: Path, run: str, actor: str) -> None:
+    def __init__(self, path: Path, run: str, actor: str, buffer_bytes: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
         header = pb.Record(header=pb.Header(format=FORMAT, run=run, actor=actor))
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._buffer_bytes = buffer_bytes
         self._write(MAGIC + _framed(header.SerializeToString()))
 
     def write(self, records: Iterable[Record]) -> None:
         """Append these records, all in one write."""
-        self._write(b"".join([_framed(encode_record(record)) for record in records]))
+        data = b"".join([_framed(encode_record(record)) for record in records])
+        if not self._buffer_bytes:
+            self._write(data)
+            return
+        self._buffer.append(data)
+        self._buffered += len(data)
+        if self._buffered >= self._buffer_bytes:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._write(b"".join(self._buffer))
+        self._buffer.clear()
+        self._buffered = 0
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -52,6 +76,7 @@ class JournalWriter:
 
     def close(self) -> None:
         """Make the journal durable and close it."""
+        self._flush()
         os.fsync(self._file)
         os.close(self._file)
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from ps.journal import WorkerExchanged
 from ps.leases import LeasePlan
 from ps.messages import (
     LEDGER,
@@ -90,12 +89,12 @@ def exchanged(number: int, *versions: int, outcome: Outcome = Outcome.NONE) -> t
 def note(number: int, lease: int, outcome: Outcome, **versions: int) -> Note:
     """The record of an exchange with shards a (0) and b (1)."""
     names = {"a": 0, "b": 1}
-    return Note(
-        tuple(
-            WorkerExchanged(0.0, WORKER, number, names[name], lease, outcome, Reading(0, version))
-            for name, version in versions.items()
-        )
-    )
+    staleness = 0 if outcome is Outcome.APPLIED else None
+    answers = [
+        Exchanged(number, names[name], outcome, Reading(0, version), 4 * version, staleness)
+        for name, version in versions.items()
+    ]
+    return Note(WORKER, lease, tuple(answers))
 
 
 def begin(script: Script) -> Effect:

@@ -76,7 +76,6 @@ from ps.wire.codec import (
     decode_record,
     decode_status,
     decode_traffic,
-    encode_record,
     encode_status,
     frames,
     from_envelope,
@@ -84,6 +83,7 @@ from ps.wire.codec import (
     payload,
     to_envelope,
 )
+from ps.wire.records import encode_record
 
 READ = (Reading(0, 0), Reading(2, 1 << 40))
 PLAIN = [
@@ -164,6 +164,20 @@ def test_a_record_comes_back_equal(record: journal.Record) -> None:
     again = decode_record(encode_record(record))
     assert again == record
     assert repr(again) == repr(record)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=repr)
+def test_a_record_is_encoded_as_protobuf_would(record: journal.Record) -> None:
+    body = encode_record(record)
+    assert pb.Record.FromString(body).SerializeToString() == body
+
+
+@pytest.mark.parametrize("bits", [0, 7, 13, 14, 15, 21, 28, 35, 42, 62])
+def test_numbers_of_every_length_are_encoded_as_protobuf_would(bits: int) -> None:
+    for number in ((1 << bits) - 1, 1 << bits, -(1 << bits)):
+        body = encode_record(SampleSent(1.5, number))
+        assert pb.Record.FromString(body).SerializeToString() == body
+        assert decode_record(body) == SampleSent(1.5, number)
 
 
 @pytest.mark.parametrize("status", STATUSES, ids=repr)

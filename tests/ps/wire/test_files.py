@@ -11,8 +11,8 @@ import pytest
 from ps.errors import JournalDamaged
 from ps.journal import PullHandled, Record, SampleSent
 from ps.wire import parameter_server_pb2
-from ps.wire.codec import encode_record
 from ps.wire.files import FORMAT, MAGIC, SUFFIX, JournalWriter, journal_digest, journals, read_journal, write_whole
+from ps.wire.records import encode_record
 
 RECORDS: list[Record] = [PullHandled(0.5 * i, i % 3, i, 7 * i) for i in range(5)]
 
