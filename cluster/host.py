@@ -171,7 +171,6 @@ class _Driver:
         self._host = host
         self._worker = worker
         self._gradient_N: Tensor | None = None
-        self._lease: Lease | None = None
         self._spent = _Spent()
 
     def do(self, effect: Effect) -> Answer:
@@ -196,14 +195,16 @@ class _Driver:
         seconds = time.monotonic() - began
         if isinstance(effect.requests[0][1], Exchange):
             self._spent.exchange += seconds
-            if self._gradient_N is not None:
-                self._finish()
+            push = effect.requests[0][1].push
+            if push is not None:
+                self._finish(push.lease)
         else:
             self._spent.lease += seconds
         self.release()
         return answers
 
     def _compute(self, effect: Compute) -> Gradient:
+        self.release()
         self._host.reading.granted(self._worker, effect.lease)
         asked = time.monotonic()
         computation = self._host.take_turn()
@@ -213,19 +214,17 @@ class _Driver:
             gradient, decode = computation(effect.lease, effect.weights_N, self._gradient_N)
         finally:
             self._host.end_turn(computation)
-        self._lease = effect.lease
         self._spent.turn += began - asked
         self._spent.decode += decode
         self._spent.compute += time.monotonic() - began - decode
         return gradient
 
-    def _finish(self) -> None:
-        assert self._lease is not None
+    def _finish(self, lease: int) -> None:
         spent, self._spent = self._spent, _Spent()
         record = WorkerTimed(
             time.time(),
             self._worker,
-            self._lease.id,
+            lease,
             spent.lease,
             spent.turn,
             spent.decode,

@@ -17,7 +17,7 @@ import torch
 from ps.averager import Averager
 from ps.ledger import Ledger
 from ps.shard import Shard
-from workers.program import Gradient, Program, one_gradient
+from workers.program import Gradient, Program
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +71,7 @@ def build_shard(spec: RunSpec, index: int, weights_N: Tensor | None) -> Shard:
         () if weights_N is None else spec.layout.segments(index),
         spec.rule.build(),
         spec.rule.weight_decay,
-        spec.schedule.build(spec.plan.examples, spec.plan.samples),
+        spec.program.shard_schedule(spec.schedule).build(spec.plan.examples, spec.plan.samples),
         0 if weights_N is None else spec.average.every,
         spec.correction.build(spec.rule, spec.cluster.workers, held_N.numel()),
         spec.consistency.staging(spec.cluster.workers),
@@ -90,7 +90,8 @@ def build_averager(spec: RunSpec) -> Averager:
 
 def build_program(spec: RunSpec, bounds: tuple[slice, ...]) -> Callable[[int, Tensor], Program]:
     """What makes one worker's program: (worker, weights_N) -> Program. `bounds`: of each shard in its weights_N."""
-    return lambda worker, weights_N: one_gradient(worker, bounds, weights_N)
+    schedule = spec.schedule.build(spec.plan.examples, spec.plan.samples)
+    return spec.program.build(bounds, spec.plan, schedule, spec.cluster.workers)
 
 
 def build_batches(spec: RunSpec, dataset: Dataset, report: Callable[[str], None] = lambda _: None) -> Batches:
@@ -104,7 +105,7 @@ def build_batches(spec: RunSpec, dataset: Dataset, report: Callable[[str], None]
     from workers.batches import Batches
 
     augmentation = training_augmentation(dataset.name, dataset.image_shape)
-    return Batches(dataset, spec.plan, augmentation, spec.data.bad_images, report)
+    return Batches(dataset, spec.plan.by_batch, augmentation, spec.data.bad_images, report)
 
 
 def build_computation(spec: RunSpec, dataset: Dataset, batch: Callable[[Lease], Batch]) -> LeaseComputation:

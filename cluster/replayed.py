@@ -35,6 +35,7 @@ from ps.messages import (
     Address,
     CloseRound,
     Exchange,
+    Lease,
     Message,
     Outcome,
     Push,
@@ -46,6 +47,7 @@ from ps.messages import (
 )
 from ps.samples import WAITING_SAMPLES
 from ps.shard import Shard
+from workers.program import Gradient, Steps, alone, one_gradient
 
 READER = Address(Role.WORKER, -1)
 
@@ -56,6 +58,7 @@ class ReplayPieces:
 
     Attributes:
         bounds: Each shard's slice of the flat vector.
+        steps: What a worker does with a lease.
     """
 
     shards: Sequence[Shard]
@@ -63,6 +66,7 @@ class ReplayPieces:
     plan: LeasePlan
     computation: Computation
     bounds: Sequence[slice]
+    steps: Steps = one_gradient
 
 
 @dataclass(slots=True)
@@ -109,6 +113,7 @@ class Replay:
         )
         size = pieces.bounds[-1].stop
         self._weights_N, self._gradient_N = torch.empty(size), torch.empty(size)
+        self._samples: dict[tuple[int, Reading], int] = {}  # shard and version to the samples applied by then
         self._until: int | None = None
         self.differences: list[Difference] = []
         self.updates = sum(map(recording.updates, range(len(pieces.shards))))  # over all shards
@@ -232,6 +237,7 @@ class Replay:
         message = Exchange(record.worker, record.number, index, push, cursor.weights_N if pulled else None)
         self._check(cursor, self._handle(cursor, record.now, message))
         key = index, Reading(cursor.shard.incarnation, cursor.shard.version)
+        self._samples[key] = cursor.shard.samples
         if pulled and (uses := self._read_by.pop(key, 0)):
             self._copies.keep(key, cursor.weights_N, uses)
         self._stop_here(cursor)
@@ -269,10 +275,16 @@ class Replay:
             self._copies.load((shard, reading), self._weights_N[self._pieces.bounds[shard]])
             self._copies.release((shard, reading))
         lease = self._pieces.plan.lease(*attempt, 0.0)
-        gradient, _ = self._pieces.computation(lease, self._weights_N, self._gradient_N)
-        self._copies.keep(("gradient", *attempt), self._gradient_N, self._applied_by[attempt])
+        samples = min(self._samples[at] for at in enumerate(read))
+        done = alone(self._pieces.steps, lease, self._weights_N, read, samples, self._gradient)
+        self._copies.keep(("gradient", *attempt), done.gradient_N, self._applied_by[attempt])
+        tally = done.tally
+        gradient = Gradient(tally.loss, tally.errors, tally.skipped, tally.finite, done.gradient_N)
         if what := self._witnesses.of_gradient(attempt, gradient):
             self._differ(f"shard-{cursor.shard.index}", cursor.at, what)
+
+    def _gradient(self, lease: Lease, weights_N: Tensor) -> Gradient:
+        return self._pieces.computation(lease, weights_N, self._gradient_N)[0]
 
     # --- the averager ------------------------------------------------------------------------------------------------
 

@@ -58,7 +58,9 @@ def worker_host(
     keep_freed_memory()
     torch.set_num_threads(spec.cluster.threads)
     dataset = load(spec.data, "train")
-    reading = ReadAhead(spec.plan, build_batches(spec, dataset, UnreadableList(spec.unreadable).add).batch, turns)
+    reading = ReadAhead(
+        spec.plan.by_batch, build_batches(spec, dataset, UnreadableList(spec.unreadable).add).batch, turns
+    )
     journal = host_journal(spec.journal, spec.run, host)
     journal.write([arithmetic(time.time(), spec.cluster.threads, dataset)])
     return WorkerHost(

@@ -74,7 +74,7 @@ class _Worker:
     lease: Lease | None = None
     computing: bool = False
     asked: float = 0.0  # when the last Ask or Compute was made
-    pushing: bool = False  # the Ask under way carries a gradient
+    pushing: int | None = None  # the lease whose gradient the Ask under way carries
     lease_seconds: float = 0.0  # spent on the lease in hand, as are the following
     turn_seconds: float = 0.0
     compute_seconds: float = 0.0
@@ -252,8 +252,8 @@ class Simulation:
             worker.lease_seconds += seconds
         else:
             worker.exchange_seconds += seconds
-            if worker.pushing:
-                self._timed(worker)
+            if worker.pushing is not None:
+                self._timed(worker, worker.pushing)
         self._go_on(worker, cast("tuple[Message, ...]", tuple(worker.answers.values())))
 
     def _go_on(self, worker: _Worker, answer: Answer) -> None:
@@ -281,7 +281,7 @@ class Simulation:
         worker.missing = len(effect.requests)
         worker.answers = {to.index if to.role is Role.SHARD else _LEDGER: None for to, _ in effect.requests}
         first = effect.requests[0][1]
-        worker.pushing = isinstance(first, Exchange) and first.push is not None
+        worker.pushing = first.push.lease if isinstance(first, Exchange) and first.push else None
         for to, message in effect.requests:
             self._send(to, message)
 
@@ -315,11 +315,10 @@ class Simulation:
             self._free_turns -= 1
             self._compute(self._line.popleft())
 
-    def _timed(self, w: _Worker) -> None:
-        assert w.lease is not None
+    def _timed(self, w: _Worker, lease: int) -> None:
         seconds = (w.lease_seconds, w.turn_seconds, 0.0, w.compute_seconds, w.exchange_seconds)
         w.lease_seconds = w.turn_seconds = w.compute_seconds = w.exchange_seconds = 0.0
-        self._host.write((WorkerTimed(self._agenda.now, w.id, w.lease.id, *seconds),))
+        self._host.write((WorkerTimed(self._agenda.now, w.id, lease, *seconds),))
 
 
 def shard_address(index: int) -> Address:

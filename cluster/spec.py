@@ -20,6 +20,7 @@ from ps.schedule import ScheduleSettings
 from ps.shard import ShardStatus
 from workers.datasets import DataSettings
 from workers.models import ModelSettings
+from workers.program_settings import ProgramSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class RunSpec:
     cluster: ClusterSettings
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
+    program: ProgramSettings = field(default_factory=ProgramSettings)
 
     @property
     def updates(self) -> int:

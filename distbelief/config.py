@@ -29,6 +29,7 @@ from ps.schedule import ScheduleSettings
 from ps.streams import derive
 from workers.datasets import DataSettings
 from workers.models import ModelSettings
+from workers.program_settings import ProgramSettings
 
 LARGEST_INT = 1 << 53  # up to here every whole number is a float too
 
@@ -95,6 +96,7 @@ class Config:
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
+    program: ProgramSettings = field(default_factory=ProgramSettings)
     simulate: SimulateSettings = field(default_factory=SimulateSettings)
 
     @classmethod
@@ -124,14 +126,15 @@ class Config:
                 expected = f"one of {', '.join(known[section])}{nearest(key, keys)}"
                 raise BadInput(f"{key}: got an unknown key, expected {expected}")
             chosen[section][name] = _as(known[section][name], value, key)
-        rule = chosen["rule"].get("rule", RuleSettings().rule)
-        corrected = CorrectionSettings(str(values.get("correction.kind", "none"))).owns_momentum
-        if ("rule.momentum" in values or corrected) and "rule.rule" not in values and rule not in MOMENTUM_RULES:
-            # Whoever asks for a momentum asks for a rule that has one; another rule's rate says nothing about it.
-            chosen["rule"]["rule"] = "momentum"
+        given = chosen["rule"].get("rule", RuleSettings().rule)
+        rule = given if "rule.rule" in values else _implied_rule(values, given)
+        if rule != given:  # another rule's rate says nothing about this one
+            chosen["rule"]["rule"] = rule
             if "schedule.rate" not in values:
                 chosen["schedule"].pop("rate", None)
                 merged.pop("schedule.rate", None)
+            if rule == "sgd" and "rule.weight_decay" not in values:
+                chosen["rule"]["weight_decay"] = 0.0
         config = cls(**{name: kind(**chosen[name]) for name, kind in sections.items()})
         carried = config.one_worker.carried_over(config.workers_alike)
         if "schedule.rate" not in merged:
@@ -145,9 +148,10 @@ class Config:
     def workers_alike(self) -> int:
         """How many asynchronous workers would be as stale: what rate and momentum are carried over to.
 
-        One, where a correction looks after the momentum.
+        One, where a correction looks after the momentum, or the steps are local.
         """
-        return 1 if self.correction.owns_momentum else 1 + self.consistency.mean_staleness(self.cluster.workers)
+        alone = self.correction.owns_momentum or self.program.kind in ("local", "elastic")
+        return 1 if alone else 1 + self.consistency.mean_staleness(self.cluster.workers)
 
     def check(self) -> None:
         """Raise BadInput if two sections do not go together."""
@@ -159,10 +163,49 @@ class Config:
                 f"correction.kind: got {self.correction.kind} with consistency {self.consistency.kind}, expected none, "
                 "staleness-rate or implicit-momentum: the others are for gradients that are applied one by one"
             )
+        self._check_program()
+
+    def _check_program(self) -> None:
+        kind, correction = self.program.kind, self.correction.kind
+        self.program.check()
+        if kind != "gradient" and correction not in ("none", "staleness-rate", "discard"):
+            raise BadInput(
+                f"correction.kind: got {correction} with the program {kind}, expected none, staleness-rate or discard: "
+                "the others are for single gradients"
+            )
+        if kind == "local" and self.rule.rule not in ("sgd", *MOMENTUM_RULES):
+            raise BadInput(
+                f'rule.rule: got "{self.rule.rule}" with the program local, expected nesterov, momentum or sgd'
+            )
+        if kind == "elastic" and (self.rule.rule != "sgd" or self.rule.weight_decay != 0):
+            raise BadInput(
+                f'rule.rule: got "{self.rule.rule}" with weight_decay {self.rule.weight_decay:g} and the program '
+                "elastic, expected sgd without any: the shard only adds what it gets"
+            )
+        if kind == "elastic" and self.consistency.in_rounds:
+            raise BadInput(
+                f"consistency.kind: got {self.consistency.kind} with the program elastic, expected async or bounded"
+            )
 
     def to_toml(self) -> str:
         """The whole configuration as TOML."""
         return tomli_w.dumps(asdict(self))
+
+
+def _implied_rule(values: Mapping[str, object], given: str) -> str:
+    """The rule that what a user asked for implies, who named none: whoever asks for a momentum, or for what works on
+    one, asks for a rule that has one.
+
+    Args:
+        given: The rule of the file or the preset.
+    """
+    program = values.get("program.kind")
+    if program == "elastic":
+        return "sgd"
+    if program == "local":
+        return "nesterov"
+    wanted = "rule.momentum" in values or values.get("correction.kind") in ("implicit-momentum", "dana")
+    return "momentum" if wanted and given not in MOMENTUM_RULES else given
 
 
 def presets() -> tuple[str, ...]:

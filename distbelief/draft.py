@@ -64,7 +64,9 @@ def draft(config: Config) -> Draft:
         run="",
         folder=Path(),
         token="",
-        plan=LeasePlan(len(dataset), config.run.batch_size, config.run.epochs, config.run.sampling_seed),
+        plan=LeasePlan(
+            len(dataset), config.run.batch_size, config.run.epochs, config.run.sampling_seed, config.program.push_every
+        ),
         layout=layout,
         model=config.model,
         data=config.data,
@@ -75,6 +77,7 @@ def draft(config: Config) -> Draft:
         cluster=config.cluster,
         correction=config.correction,
         consistency=config.consistency,
+        program=config.program,
     )
     return Draft(spec, weights_N, dataset)
 
@@ -90,6 +93,10 @@ def facts_of(config: Config, drafted: Draft) -> dict[str, Any]:
         "ensemble_member": config.run.ensemble_member,
         "preset": config.run.preset,
         "data": config.data.name,
+        "consistency": config.consistency.kind,
+        "correction": config.correction.kind,
+        "program": config.program.kind,
+        "replayable": config.program.pure,
         "data_fingerprint": drafted.dataset.fingerprint(),
     }
 

@@ -24,6 +24,7 @@ def needed_bytes(spec: RunSpec, turns: int) -> int:
     vectors += spec.correction.vectors(spec.cluster.workers)
     vectors += spec.cluster.workers if spec.consistency.in_rounds else 0  # gradients that wait for their round
     vectors += 1  # the averager's
+    vectors += spec.cluster.workers * spec.program.vectors_per_worker
     vectors += spec.cluster.workers + turns * 5  # the hosts': weights per worker; model, gradients in flight per turn
     processes = spec.layout.shards + 2 + turns + 2
     return vectors * spec.layout.size * FLOAT_BYTES + processes * PROCESS_BYTES + RAY_BYTES

@@ -115,6 +115,11 @@ def replay(run: Path, until: int | None = None, output: Path | None = None) -> R
 def _opened(run: Path) -> tuple[Recording, Draft]:
     config = rundir.config_of(run)
     recording = Recording.read(run / rundir.JOURNAL)
+    if not config.program.pure:
+        raise BadInput(
+            f"{run}: got a run of the program {config.program.kind} whose workers pull while they compute or keep a "
+            "copy for life, expected one whose pushes follow from one pull"
+        )
     drafted = draft(config)
     mine = build_ledger(drafted.spec).opened(0.0)
     theirs = replace(recording.opened, now=0.0, seed=mine.seed)  # another seed is a difference, not another run
@@ -178,6 +183,7 @@ def _pieces(drafted: Draft) -> ReplayPieces:
         spec.plan,
         build_computation(spec, drafted.dataset, build_batches(spec, drafted.dataset).batch),
         spec.bounds,
+        spec.program.steps(spec.plan, spec.schedule.build(spec.plan.examples, spec.plan.samples)),
     )
 
 

@@ -30,7 +30,7 @@ from cluster.pieces import Pieces, with_gradients, without_gradients
 from cluster.recording import Recording
 from cluster.simulated import Simulation, shard_address
 from cluster.spec import RunSpec
-from cluster.vectors import SharedVectors
+from cluster.vectors import OwnVectors, SharedVectors, Vectors
 from distbelief import memory, rundir
 from distbelief.config import Config, assignments
 from distbelief.draft import Draft, anchored, draft, facts_of
@@ -164,7 +164,9 @@ class _Simulate:
             return without_gradients(self._spec, journals)
         dataset = self._drafted.dataset
         computation = build_computation(self._spec, dataset, build_batches(self._spec, dataset).batch)
-        vectors = SharedVectors(self._spec.bounds, computation, copies)
+        vectors: Vectors = SharedVectors(self._spec.bounds, computation, copies)
+        if self._spec.program.steps_in_place:
+            vectors = OwnVectors(self._spec.layout.size, computation)
         return with_gradients(self._spec, self._drafted.weights_N, vectors, journals)
 
     def _open(self, pieces: Pieces, journals: Mapping[Address, JournalWriter]) -> None:

@@ -149,7 +149,7 @@ def summarise(folder: Path, plan: LeasePlan, facts: dict[str, Any], outcomes: Ou
         "worker_seconds": {name: round(seconds, 3) for name, seconds in sorted(account.seconds.items())},
         "evaluation": {name: _evaluation(*found) for name, found in outcomes.evaluations.items()},
         "journal_sha256": journal_digest(folder / JOURNAL),
-        "replayable": account.replayable(facts["shards"]),
+        "replayable": facts.get("replayable", True) and account.replayable(facts["shards"]),
         "stopped_by": outcomes.stopped_by,
         "message": outcomes.message,
     }

@@ -152,7 +152,9 @@ class _Ledger:
         for record in records:
             match record:
                 case LedgerOpened():
-                    self.plan = LeasePlan(record.examples, record.batch_size, record.epochs, record.seed)
+                    self.plan = LeasePlan(
+                        record.examples, record.batch_size, record.epochs, record.seed, record.batches
+                    )
                 case LeaseGranted():
                     self.count.granted += 1
                     self.count.granted_again += record.attempt > 0

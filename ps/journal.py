@@ -39,6 +39,7 @@ class LedgerOpened:
     batch_size: int
     epochs: int
     seed: int
+    batches: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,9 @@ class Ledger:
     def opened(self, now: float) -> LedgerOpened:
         """The record that opens the ledger's journal."""
         plan = self._plan
-        return LedgerOpened(now, self._expected, self._shards, plan.examples, plan.batch_size, plan.epochs, plan.seed)
+        return LedgerOpened(
+            now, self._expected, self._shards, plan.examples, plan.batch_size, plan.epochs, plan.seed, plan.batches
+        )
 
     def status(self) -> LedgerStatus:
         recent = list(self._finishes)[-RECENT_LEASES:]

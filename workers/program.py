@@ -11,9 +11,9 @@ Shape suffix: N = parameters of the model, all shards together.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ps.journal import Record, WorkerExchanged
 from ps.messages import (
@@ -146,7 +146,7 @@ class Link:
 
     Attributes:
         read: What the newest pull read, per shard.
-        samples: Samples applied on the shards as of then, the least of them: schedules follow it.
+        samples: Samples applied on the shards as of the newest exchange, the least of them: schedules follow it.
     """
 
     def __init__(self, worker: int, bounds: tuple[slice, ...], weights_N: Tensor) -> None:
@@ -214,26 +214,89 @@ class Link:
         done = [answer for answer in answers if isinstance(answer, Exchanged)]
         self._discarded = any(answer.outcome is Outcome.DISCARDED for answer in done)
         yield Note(self._worker, -1 if lease is None else lease.id, tuple(done))
-        if self._refused is None and pull:
-            self.read = tuple(answer.reading for answer in done)
+        if self._refused is None:
             self.samples = min(answer.samples for answer in done)
+            if pull:
+                self.read = tuple(answer.reading for answer in done)
 
 
-def one_gradient(worker: int, bounds: tuple[slice, ...], weights_N: Tensor) -> Program:
-    """The plain program: one gradient per lease, one exchange with every shard per gradient.
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a worker has to push at the end of a lease.
+
+    Attributes:
+        read: What the weights under it were read from; where it pulled in between, the oldest.
+        pull: Whether the same exchange pulls.
+    """
+
+    gradient_N: Tensor
+    tally: Tally
+    read: tuple[Reading, ...]
+    pull: bool = True
+
+
+class Steps(Protocol):
+    """What a worker does with a lease, between pull and push."""
+
+    def __call__(self, link: Link, lease: Lease, weights_N: Tensor) -> Generator[Effect, Answer, Delivery]:
+        """Compute what is to be pushed.
+
+        Args:
+            weights_N: What gradients are computed at; the worker's own.
+        """
+
+
+def one_gradient(link: Link, lease: Lease, weights_N: Tensor) -> Generator[Effect, Answer, Delivery]:
+    """One gradient per lease. Source: Dean et al. 2012, section 4.1 (Downpour SGD with n_fetch = n_push = 1)."""
+    gradient = cast("Gradient", (yield Compute(lease, weights_N)))
+    tally = Tally()
+    tally.add(gradient, lease.count)
+    return Delivery(gradient.gradient_N, tally, link.read)
+
+
+def alone(
+    steps: Steps,
+    lease: Lease,
+    weights_N: Tensor,
+    read: tuple[Reading, ...],
+    samples: int,
+    compute: Callable[[Lease, Tensor], Gradient],
+) -> Delivery:
+    """What a worker would push for this lease, for whoever computes it again, with nobody to talk to.
+
+    Args:
+        weights_N: What it pulled; the steps may change it.
+        read, samples: What that pull was told.
+        compute: The gradient of a batch at these weights.
+
+    Raises:
+        ValueError: It pulls in between.
+    """
+    link = Link(-1, (), weights_N)
+    link.read, link.samples = read, samples
+    program = steps(link, lease, weights_N)
+    answer: Answer = None
+    while True:
+        try:
+            effect = program.send(answer)
+        except StopIteration as end:
+            return cast("Delivery", end.value)
+        if not isinstance(effect, Compute):
+            raise ValueError(f"lease {lease.id}: it asks others while it computes: that cannot be done alone")
+        answer = compute(effect.lease, effect.weights_N)
+
+
+def work(worker: int, bounds: tuple[slice, ...], weights_N: Tensor, steps: Steps = one_gradient) -> Program:
+    """The worker program: one exchange with every shard per lease, in which it pushes and pulls.
 
     Args:
         worker: Logical worker, 0..W-1.
         bounds: Each shard's slice of the flat vector.
         weights_N: float32 buffer, shape (N,), that pulls fill; the worker's own.
-
-    Source: Dean et al. 2012, section 4.1 (Downpour SGD with n_fetch = n_push = 1).
     """
     link = Link(worker, bounds, weights_N)
     yield from link.pull()
     word: Word | None = None
     while (lease := (yield from link.next_lease(word))) is not None:
-        gradient = cast("Gradient", (yield Compute(lease, weights_N)))
-        tally = Tally()
-        tally.add(gradient, lease.count)
-        word = yield from link.deliver(lease, gradient.gradient_N, tally, link.read)
+        done = yield from steps(link, lease, weights_N)
+        word = yield from link.deliver(lease, done.gradient_N, done.tally, done.read, done.pull)

@@ -2,8 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -106,7 +105,7 @@ class Failed(_message.Message):
     attempt: int
     finite: bool
     reason: str
-    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Discarded(_message.Message):
     __slots__ = ("lease", "attempt")
@@ -140,7 +139,7 @@ class Granted(_message.Message):
     number: int
     lease: Lease
     pull: bool
-    def __init__(self, number: _Optional[int] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., pull: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., pull: bool = ...) -> None: ...
 
 class NoMoreLeases(_message.Message):
     __slots__ = ("number", "reason")
@@ -178,7 +177,7 @@ class CloseRound(_message.Message):
     leases: _containers.RepeatedScalarFieldContainer[int]
     size: int
     keep: bool
-    def __init__(self, number: _Optional[int] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., size: _Optional[int] = ..., keep: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., size: _Optional[int] = ..., keep: bool = ...) -> None: ...
 
 class RoundClosed(_message.Message):
     __slots__ = ("number", "shard")
@@ -240,7 +239,7 @@ class Exchange(_message.Message):
     push: Push
     pull: bool
     elements: int
-    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: _Optional[bool] = ..., elements: _Optional[int] = ...) -> None: ...
+    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: bool = ..., elements: _Optional[int] = ...) -> None: ...
 
 class Memory(_message.Message):
     __slots__ = ("process", "descriptor", "name", "offset")
@@ -508,7 +507,7 @@ class ShardOpened(_message.Message):
     def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., shards: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., elements: _Optional[int] = ..., weights_sha256: _Optional[str] = ...) -> None: ...
 
 class LedgerOpened(_message.Message):
-    __slots__ = ("now", "workers", "shards", "examples", "batch_size", "epochs", "seed")
+    __slots__ = ("now", "workers", "shards", "examples", "batch_size", "epochs", "seed", "batches")
     NOW_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -516,6 +515,7 @@ class LedgerOpened(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
     now: float
     workers: int
     shards: int
@@ -523,7 +523,8 @@ class LedgerOpened(_message.Message):
     batch_size: int
     epochs: int
     seed: int
-    def __init__(self, now: _Optional[float] = ..., workers: _Optional[int] = ..., shards: _Optional[int] = ..., examples: _Optional[int] = ..., batch_size: _Optional[int] = ..., epochs: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    batches: int
+    def __init__(self, now: _Optional[float] = ..., workers: _Optional[int] = ..., shards: _Optional[int] = ..., examples: _Optional[int] = ..., batch_size: _Optional[int] = ..., epochs: _Optional[int] = ..., seed: _Optional[int] = ..., batches: _Optional[int] = ...) -> None: ...
 
 class Arithmetic(_message.Message):
     __slots__ = ("now", "torch", "pillow", "libjpeg", "processor", "threads", "data")
@@ -569,7 +570,7 @@ class PushHandled(_message.Message):
     staleness: int
     version: int
     pulled: bool
-    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., read: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., rate: _Optional[float] = ..., staleness: _Optional[int] = ..., version: _Optional[int] = ..., pulled: _Optional[bool] = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., read: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., rate: _Optional[float] = ..., staleness: _Optional[int] = ..., version: _Optional[int] = ..., pulled: bool = ...) -> None: ...
 
 class RoundApplied(_message.Message):
     __slots__ = ("now", "leases", "staleness", "samples", "size", "keep", "rate", "version")
@@ -589,7 +590,7 @@ class RoundApplied(_message.Message):
     keep: bool
     rate: float
     version: int
-    def __init__(self, now: _Optional[float] = ..., leases: _Optional[_Iterable[int]] = ..., staleness: _Optional[_Iterable[int]] = ..., samples: _Optional[int] = ..., size: _Optional[int] = ..., keep: _Optional[bool] = ..., rate: _Optional[float] = ..., version: _Optional[int] = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., leases: _Optional[_Iterable[int]] = ..., staleness: _Optional[_Iterable[int]] = ..., samples: _Optional[int] = ..., size: _Optional[int] = ..., keep: bool = ..., rate: _Optional[float] = ..., version: _Optional[int] = ...) -> None: ...
 
 class PullHandled(_message.Message):
     __slots__ = ("now", "worker", "number", "version")
@@ -685,7 +686,7 @@ class LeaseFailed(_message.Message):
     attempt: int
     finite: bool
     reason: str
-    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class LeaseDiscarded(_message.Message):
     __slots__ = ("now", "worker", "lease", "attempt")
@@ -709,7 +710,7 @@ class RoundOrdered(_message.Message):
     round: int
     leases: _containers.RepeatedScalarFieldContainer[int]
     keep: bool
-    def __init__(self, now: _Optional[float] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., keep: _Optional[bool] = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., keep: bool = ...) -> None: ...
 
 class LeaseReturned(_message.Message):
     __slots__ = ("now", "lease", "attempt")
@@ -741,7 +742,7 @@ class SampleAveraged(_message.Message):
     incarnation: int
     version: int
     counted: bool
-    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., counted: _Optional[bool] = ...) -> None: ...
+    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., counted: bool = ...) -> None: ...
 
 class WorkerExchanged(_message.Message):
     __slots__ = ("now", "worker", "number", "shard", "lease", "outcome", "reading")

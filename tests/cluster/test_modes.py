@@ -19,10 +19,12 @@ from ps.journal import LeaseDiscarded, PushHandled, RoundApplied
 from ps.ledger import Ledger, LedgerSettings
 from ps.messages import LEDGER, Address, Finished, Granted, Message, NextLease, Outcome, Role, WorkerLost
 from ps.rules import RuleSettings
+from ps.schedule import ScheduleSettings
 from ps.shard import Outbox
 from ps.streams import torch_stream
 from tests.cluster.simulation import Quadratic, Ran, constant, memoryless, simulated, specification
 from tests.cluster.test_replayed import LOSSY, SKEWED, replay_of, run, weights
+from workers.program_settings import ProgramSettings
 
 ELEMENTS = 70
 QUADRATIC = Quadratic(curvature=0.5, noise=0.1)
@@ -98,6 +100,40 @@ def test_a_run_in_every_mode_comes_out_again(mode: str, shards: int, model: Simu
 @pytest.mark.parametrize("model", [SKEWED, LOSSY], ids=["skewed", "lossy"])
 def test_a_run_with_every_correction_comes_out_again(kind: str, model: SimulateSettings, copies: Copies) -> None:
     same_again(spec_of(MODES["async"], correction=kind), model, copies)
+
+
+PROGRAMS = {
+    "downpour": (ProgramSettings("downpour", push_every=4), RuleSettings(rule="sgd")),
+    "downpour with adagrad": (ProgramSettings("downpour", push_every=4), RuleSettings(rule="adagrad")),
+    "local": (ProgramSettings("local", push_every=4, outer_rate=0.3), RuleSettings(rule="nesterov", momentum=0.5)),
+}
+
+
+def stepping(program: ProgramSettings, rule: RuleSettings, mode: str = "async") -> RunSpec:
+    spec = spec_of(MODES[mode], updates=301)
+    schedule = ScheduleSettings(kind="polynomial", rate=0.05)
+    return replace(spec, plan=replace(spec.plan, batches=4), program=program, rule=rule, schedule=schedule)
+
+
+@pytest.mark.parametrize("model", [SKEWED, LOSSY], ids=["skewed", "lossy"])
+@pytest.mark.parametrize("mode", ["async", "bounded", "sync", "softsync 3"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_run_of_local_steps_comes_out_again(program: str, mode: str, model: SimulateSettings, copies: Copies) -> None:
+    ran = same_again(stepping(*PROGRAMS[program], mode), model, copies)
+    for shard in ran.pieces.shards:
+        assert (len(shard.applied), shard.samples) == (76, 301)
+
+
+@pytest.mark.parametrize("program", ["downpour", "elastic"])
+@pytest.mark.parametrize("model", [SKEWED, LOSSY], ids=["skewed", "lossy"])
+def test_programs_that_cannot_be_replayed_apply_every_lease_once(program: str, model: SimulateSettings) -> None:
+    settings = ProgramSettings(program, push_every=4, fetch_every=2 if program == "downpour" else 0)
+    assert not settings.pure
+    ran = simulated(stepping(settings, RuleSettings(rule="sgd")), model, QUADRATIC, initial())
+    assert ran.pieces.ledger.status().ending == "completed"
+    for shard in ran.pieces.shards:
+        assert (len(shard.applied), shard.samples) == (76, 301)
+    assert float(final(ran).norm()) < 0.7 * float(initial().norm())  # it descends
 
 
 def test_a_round_that_was_changed_is_found(copies: Copies) -> None:

@@ -70,7 +70,8 @@ def again() -> Iterator[Again]:
 
 def replay_of(spec: RunSpec, journals: Journals, copies: Copies) -> Replay:
     shards = [build_shard(spec, shard, initial()[bound].clone()) for shard, bound in enumerate(spec.bounds)]
-    pieces = ReplayPieces(shards, build_averager(spec), spec.plan, QUADRATIC, spec.bounds)
+    steps = spec.program.steps(spec.plan, spec.schedule.build(spec.plan.examples, spec.plan.samples))
+    pieces = ReplayPieces(shards, build_averager(spec), spec.plan, QUADRATIC, spec.bounds, steps)
     return Replay(pieces, Recording.of(journals, Path("run")), copies)
 
 

@@ -79,6 +79,11 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "consistency.split": ([0], [1, 8]),
     "consistency.backups": ([-1], [0, 1]),
     "consistency.warm_leases": ([-1], [0, 100]),
+    "program.kind": (["gradeint", ""], ["gradient", "downpour"]),
+    "program.push_every": ([0], [1]),
+    "program.fetch_every": ([-1], [0, 1]),
+    "program.outer_rate": ([0.0, math.inf, math.nan], [0.7, 1]),
+    "program.elasticity": ([-0.1, 1.0, math.nan], [0, 0.5]),
     "simulate.compute": (["gamma"], ["constant", "exponential", "lognormal", "pareto", "empirical"]),
     "simulate.compute_seconds": ([0.0, math.inf, math.nan], [1e-9]),
     "simulate.sigma": ([-0.1, math.inf, math.nan], [0, 2.0]),
@@ -293,14 +298,15 @@ def test_a_path_is_text() -> None:
         ({"run.preset": 3}, "run.preset: got '3', expected one of cifar10, digits, fashion-mnist, imagefolder, paper"),
         ({"clutser.workers": 3},
          "clutser.workers: got an unknown section, expected section.key with one of run, data, model, one_worker, "
-         "rule, schedule, average, ledger, cluster, correction, consistency, simulate "
+         "rule, schedule, average, ledger, cluster, correction, consistency, program, simulate "
          '(did you mean "cluster.workers"?)'),
         ({"workers": 3},
          "workers: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
-         'schedule, average, ledger, cluster, correction, consistency, simulate (did you mean "cluster.workers"?)'),
+         "schedule, average, ledger, cluster, correction, consistency, program, simulate "
+         '(did you mean "cluster.workers"?)'),
         ({"lr": 3},
          "lr: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
-         "schedule, average, ledger, cluster, correction, consistency, simulate"),
+         "schedule, average, ledger, cluster, correction, consistency, program, simulate"),
         ({"cluster.worker": 3},
          "cluster.worker: got an unknown key, expected one of workers, shards, address, turns, threads "
          '(did you mean "cluster.workers"?)'),

@@ -61,7 +61,7 @@ from ps.schedule import ScheduleSettings
 from ps.shard import Shard
 from ps.streams import numpy_stream, torch_stream
 from ps.wire.server import Machine
-from workers.program import Ask, Compute, Gradient, Note, Program, one_gradient
+from workers.program import Ask, Compute, Gradient, Note, Program, work
 
 PLAN = LeasePlan(examples=42, batch_size=4, epochs=4, seed=3)
 EVERY = 3
@@ -114,7 +114,7 @@ class Worker:
     def __init__(self, index: int, bounds: tuple[slice, ...], elements: int) -> None:
         self.index = index
         self.weights_N = torch.zeros(elements)
-        self.program: Program = one_gradient(index, bounds, self.weights_N)
+        self.program: Program = work(index, bounds, self.weights_N)
         self.requests: tuple[tuple[Address, Message], ...] = ()
         self.answers: dict[Address, Sent] = {}
         self.pulls: dict[Address, Pull] = {}

@@ -28,7 +28,7 @@ from ps.messages import (
     Refused,
     Role,
 )
-from workers.program import Answer, Ask, Compute, Effect, Gradient, Note, Program, Tally, one_gradient
+from workers.program import Answer, Ask, Compute, Effect, Gradient, Note, Program, Tally, work
 
 PLAN = LeasePlan(examples=10, batch_size=4, epochs=1, seed=0)
 BOUNDS = (slice(0, 16), slice(16, 20))
@@ -42,7 +42,7 @@ class Script:
     def __init__(self) -> None:
         self.weights_N = torch.zeros(20)
         self.gradient_N = torch.arange(20.0)
-        self.program: Program = one_gradient(WORKER, BOUNDS, self.weights_N)
+        self.program: Program = work(WORKER, BOUNDS, self.weights_N)
         self.ended = False
 
     def send(self, answer: Answer) -> Effect:
