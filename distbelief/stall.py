@@ -4,8 +4,11 @@ GoogLeNet from scratch is known for it: its main loss sits at ln(classes), that 
 wait, while the heads on 4a or 4d learn as they should, because the uppermost modules have died or were never reached
 by a gradient worth the name. A smaller rate, or other initial weights, is what helped those who wrote about it.
 
-Pure: losses in, a verdict out. It waits before it speaks, since the main classifier of a healthy run starts later than
-the heads too; and it speaks once.
+Where some classes are frequent a guess costs less than ln(classes). So what counts is that the main loss does not fall,
+is still worth that of a guess, and is well above an auxiliary one. Healthy networks pass through this state, as the
+main classifier starts later than the heads: it must last.
+
+Pure: losses in, a verdict out. It speaks once.
 
 Source: BVLC/caffe pull request 1598, NVIDIA/DIGITS issue 82 (0.005 in place of 0.01 helped); the thresholds are ours.
 """
@@ -14,21 +17,22 @@ from __future__ import annotations
 
 import math
 
-STUCK_SHARE = 0.97  # a loss of at least this share of a guess's has learned nothing
-LEARNED_SHARE = 0.90  # one of at most this share has learned something
-PATIENCE_LEASES = 300  # for so long
+GUESS_SHARE = 0.5  # of ln(classes): a main loss below it has learned something, whatever the classes' frequencies
+AHEAD_SHARE = 0.9  # an auxiliary loss of at most this share of the main one is ahead of it
+FALLEN_SHARE = 0.97  # a main loss below this share of what it was has fallen
+PATIENCE_LEASES = 500
 
 
 class StallDetector:
     """Watches the losses of one run.
 
     Args:
-        classes: Of the data; a guess among them has the loss ln(classes).
+        classes: Of the data; a guess among them has the loss ln(classes) or less.
     """
 
     def __init__(self, classes: int) -> None:
-        self._chance = math.log(classes)
-        self._since: int | None = None
+        self._guess = math.log(classes)
+        self._since: tuple[int, float] | None = None  # leases and main loss when it last fell
         self._told = False
 
     def stalled(self, leases: int, main: float, auxiliary: tuple[float, ...]) -> bool:
@@ -39,12 +43,12 @@ class StallDetector:
             main: Mean main loss of the newest leases, in nats; NaN before the first.
             auxiliary: Likewise, of each auxiliary head.
         """
-        learned = any(loss <= LEARNED_SHARE * self._chance for loss in auxiliary)
-        if not learned or not main >= STUCK_SHARE * self._chance:
+        behind = any(loss <= AHEAD_SHARE * main for loss in auxiliary)
+        if not behind or not main >= GUESS_SHARE * self._guess:
             self._since = None
-        elif self._since is None:
-            self._since = leases
-        if self._told or self._since is None or leases - self._since < PATIENCE_LEASES:
+        elif self._since is None or main < FALLEN_SHARE * self._since[1]:
+            self._since = (leases, main)
+        if self._told or self._since is None or leases - self._since[0] < PATIENCE_LEASES:
             return False
         self._told = True
         return True
@@ -53,7 +57,7 @@ class StallDetector:
 def advice(main: float, auxiliary: tuple[float, ...], rate: float, seed: int) -> str:
     """One line for a person: what was seen, and what to try."""
     return (
-        f"warning: the main classifier has learned nothing yet (loss {main:.2f}, no better than a guess) while an "
-        f"auxiliary one has ({min(auxiliary):.2f}): GoogLeNet's known stall; if it stays so, start again with "
-        f"--lr {rate / 2:g}, or with other weights: --seed {seed + 1}"
+        f"warning: the main classifier learns nothing (its loss stays at {main:.2f}) while an auxiliary one does "
+        f"({min(auxiliary):.2f}): GoogLeNet's known stall; if it lasts, start again with --lr {rate / 2:g}, or with "
+        f"other weights: --seed {seed + 1}"
     )
