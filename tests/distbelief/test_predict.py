@@ -145,7 +145,9 @@ def test_what_cannot_be_read_is_named_and_the_others_are_shown(
     assert len(out.splitlines()) == 6
     lines = err.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith(f"distbelief: error: {torn}: got 19 bytes that do not decode")
+    assert lines[0].startswith(
+        f"distbelief: error: {torn}: got 19 bytes that do not decode (no known image format), expected a "
+    )
     assert lines[1] == f"distbelief: error: {gone}: got No such file or directory, expected a readable image file"
 
 

@@ -12,7 +12,10 @@ from torch import Tensor
 from ps.streams import numpy_stream
 from workers.classification import BATCH_PIXELS, Predictor, batch_size, probabilities
 from workers.crops import Crop, Crops
+from workers.datasets import DataSettings, load
 from workers.images import Traits, UInt8
+from workers.inception import initialise
+from workers.models import build
 
 TRAITS = Traits("imagefolder", ("a", "b", "c"), (3, 8, 8), (100.0, 110.0, 120.0), 1 / 50)
 SHAPES = ((20, 30), (30, 20), (9, 9), (8, 8), (40, 41))
@@ -55,6 +58,26 @@ def test_the_mean_over_crops_and_models_whatever_the_batch(count: int, batch: in
     expected = [one_by_one(predictors, image, crops) for image in images()]
     assert torch.allclose(torch.stack(found).double(), torch.stack(expected), atol=1e-6)
     assert torch.allclose(torch.stack(found).sum(1), torch.ones(5))
+
+
+def test_a_real_network_does_not_mind_the_batch_either() -> None:
+    dataset = load(DataSettings(), "test")
+    network = build("inception-mini", 10, 1, 16)
+    initialise(network, 0)
+    network.eval()
+
+    def predict(images_BCHW: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = network(images_BCHW).main
+        return logits
+
+    traits, digits = Traits.of(dataset), [dataset.read(index).image for index in range(30)]
+    found = [
+        torch.stack(list(probabilities([predict], digits, Crops.of(traits, 10), traits, batch)))
+        for batch in (1, 13, 64)
+    ]
+    assert torch.allclose(found[0], found[1], rtol=0, atol=1e-6)
+    assert torch.allclose(found[0], found[2], rtol=0, atol=1e-6)
 
 
 def test_batches_are_full_across_images() -> None:
