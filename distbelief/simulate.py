@@ -47,6 +47,8 @@ from ps.wire.files import SUFFIX, JournalWriter
 from workers.arithmetic import arithmetic
 from workers.evaluation import Evaluation, Evaluator
 
+Journals = Mapping[Address, JournalWriter]
+
 SHARE_OF_MEMORY = 4  # versions take at most one part in so many of what is free; the rest goes to disk
 BUFFER_BYTES = 1 << 20  # of each journal: nobody else hears of what is recorded
 SHOW_SECONDS = 0.25  # of a person's time
@@ -145,7 +147,7 @@ class _Simulate:
         began = time.monotonic()
         copies = Copies(memory.available_bytes() // SHARE_OF_MEMORY, self._spec.layout.size)
         self._log = MetricsLog(self._spec.folder)
-        with _journals(self._spec) as journals:
+        with journals_of(self._spec) as journals:
             pieces = self._pieces(copies, journals)
             self._open(pieces, journals)
             workers, limit = self._config.cluster.workers, self._config.run.max_seconds
@@ -159,7 +161,7 @@ class _Simulate:
                 copies.close()
         return self._finish(time.monotonic() - began)
 
-    def _pieces(self, copies: Copies, journals: Mapping[Address, JournalWriter]) -> Pieces:
+    def _pieces(self, copies: Copies, journals: Journals) -> Pieces:
         if not self._learns:
             return without_gradients(self._spec, journals)
         dataset = self._drafted.dataset
@@ -169,7 +171,7 @@ class _Simulate:
             vectors = OwnVectors(self._spec.layout.size, computation)
         return with_gradients(self._spec, self._drafted.weights_N, vectors, journals)
 
-    def _open(self, pieces: Pieces, journals: Mapping[Address, JournalWriter]) -> None:
+    def _open(self, pieces: Pieces, journals: Journals) -> None:
         threads, dataset = self._config.cluster.threads, self._drafted.dataset
         for shard in pieces.shards:
             journals[shard_address(shard.index)].write([arithmetic(0.0, threads), shard.opened(0.0)])
@@ -234,7 +236,7 @@ class _Simulate:
 
 
 @contextmanager
-def _journals(spec: RunSpec) -> Iterator[dict[Address, JournalWriter]]:
+def journals_of(spec: RunSpec) -> Iterator[Journals]:
     """Every actor's journal; all workers are on one host."""
     names = {shard_address(shard): f"shard-{shard}" for shard in range(spec.layout.shards)}
     names |= {LEDGER: "ledger", AVERAGER: "averager", Address(Role.WORKER): "host-0"}

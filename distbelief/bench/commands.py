@@ -130,3 +130,25 @@ def network(model: str, workers: int, shards: int, pairs: int, as_json: bool, de
     from distbelief.bench.exchange import network_command
 
     return network_command(model, workers, shards, pairs, as_json)
+
+
+@bench.command()
+@click.option("--workers", type=COUNT, default=10_000, help="Simulated workers; 10,000 is the default.")
+@click.option("--shards", type=COUNT, default=1, help="Parameter-server shards; 1 is the default.")
+@pairs_option
+@json_option
+@debug_option
+def simulator(workers: int, shards: int, pairs: int, as_json: bool, debug: bool) -> int:
+    """The simulator, in updates per second, journals included.
+
+    Without gradients; and for a run with gradients, the share of its time
+    that they take.
+
+    \b
+    Examples:
+      distbelief bench simulator
+      distbelief bench simulator --shards 4 --json | jq .updates_per_second
+    """
+    from distbelief.bench.simulator import simulator_command
+
+    return simulator_command(workers, shards, pairs, as_json)
