@@ -242,6 +242,46 @@ def test_a_correction_of_the_momentum_starts_from_one_workers(kind: str) -> None
         Config.of({"correction.kind": kind, "rule.rule": "adamw"})
 
 
+@pytest.mark.parametrize(
+    ("kind", "alike"), [("async", 12), ("bounded", 12), ("sync", 1), ("backup", 1), ("softsync", 2)]
+)
+def test_rate_and_momentum_are_carried_over_to_as_many_workers_as_would_be_as_stale(kind: str, alike: int) -> None:
+    config = Config.of({"run.preset": "fashion-mnist", "cluster.workers": 12, "consistency.kind": kind})
+    assert config.workers_alike == alike
+    assert config.rule.momentum == config.one_worker.carried_over(alike).momentum
+
+
+@pytest.mark.parametrize(
+    ("program", "rule"), [("local", "nesterov"), ("elastic", "sgd"), ("downpour", "adamw"), ("gradient", "adamw")]
+)
+def test_a_program_that_needs_a_rule_gets_it_unless_another_was_named(program: str, rule: str) -> None:
+    chosen: dict[str, object] = {"program.kind": program, "program.push_every": 1}
+    config = Config.of(chosen)
+    assert config.rule.rule == rule
+    if program in ("local", "elastic"):
+        assert config.schedule.rate == config.one_worker.rate
+        assert refusal(chosen | {"rule.rule": "adagrad"}).startswith('rule.rule: got "adagrad" with')
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"consistency.kind": "sync", "correction.kind": "gap-aware"},
+         "correction.kind: got gap-aware with consistency sync, expected none, staleness-rate or implicit-momentum"),
+        ({"program.kind": "local", "program.push_every": 4, "correction.kind": "dc-asgd"},
+         "correction.kind: got dc-asgd with the program local, expected none, staleness-rate or discard"),
+        ({"program.kind": "elastic", "consistency.kind": "sync"},
+         "consistency.kind: got sync with the program elastic, expected async or bounded"),
+        ({"program.kind": "elastic", "rule.weight_decay": 0.1},
+         'rule.rule: got "sgd" with weight_decay 0.1 and the program elastic, expected sgd without any'),
+        ({"consistency.kind": "backup", "consistency.backups": 8}, "consistency.backups: got 8, expected fewer than"),
+        ({"program.push_every": 4}, "program.push_every: got 4, expected 1 with the program gradient"),
+    ],
+)  # fmt: skip
+def test_sections_that_do_not_go_together_are_refused(values: dict[str, object], message: str) -> None:
+    assert refusal(values).startswith(message)
+
+
 def test_a_limit_on_the_staleness_must_let_the_mean_pass() -> None:
     chosen = {"correction.kind": "discard", "correction.limit": 7}
     assert Config.of({**chosen, "cluster.workers": 8}).correction.limit == 7

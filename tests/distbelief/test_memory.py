@@ -12,6 +12,7 @@ import pytest
 from cluster.spec import ClusterSettings, RunSpec
 from distbelief import memory
 from ps.averager import AverageSettings
+from ps.consistency import ConsistencySettings
 from ps.correction_settings import CorrectionSettings
 from ps.errors import BadInput
 from ps.layout import Layout, TensorSpec
@@ -21,6 +22,7 @@ from ps.rules import RuleSettings
 from ps.schedule import ScheduleSettings
 from workers.datasets import DataSettings
 from workers.models import ModelSettings
+from workers.program_settings import ProgramSettings
 
 MEBIBYTE = 1 << 20
 PARAMETERS = 1 << 18  # one vector: 1 MiB
@@ -74,6 +76,14 @@ def test_the_state_that_a_correction_keeps_per_worker_counts_and_its_weights_of_
     dana, compensated = (replace(spec(), correction=CorrectionSettings(kind)) for kind in ("dana", "dc-asgd"))
     assert memory.needed_bytes(dana, 2) - base == (8 + 1) * MEBIBYTE  # a velocity per worker, and their sum
     assert memory.needed_bytes(compensated, 2) - base == (8 + 1) * MEBIBYTE  # and a work space
+
+
+def test_gradients_that_wait_for_a_round_count_and_the_copies_of_local_steps() -> None:
+    base = memory.needed_bytes(spec(), 2)
+    rounds = replace(spec(), consistency=ConsistencySettings("sync"))
+    local = replace(spec(), program=ProgramSettings("local", push_every=4))
+    assert memory.needed_bytes(rounds, 2) - base == 8 * MEBIBYTE
+    assert memory.needed_bytes(local, 2) - base == 8 * MEBIBYTE
 
 
 # --- what the machine has ---------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from ps.journal import (
     PullHandled,
     PushHandled,
     Record,
+    RoundApplied,
     SampleAveraged,
     SampleSent,
     SampleSkipped,
@@ -222,6 +223,19 @@ def test_a_discarded_gradient_counts_once_whatever_the_shards_say(tmp_path: Path
     found = summary(tmp_path, journals)
     assert (found["leases"]["discarded"], found["leases"]["duplicates_ignored"]) == (1, 0)
     assert (found["staleness"]["histogram"], found["updates"]) == ({"0": 2}, 1)
+
+
+def test_a_round_counts_each_of_its_leases(tmp_path: Path) -> None:
+    staged = pushed(101.0, 0, -1, Outcome.STAGED)
+    whole = RoundApplied(102.0, (0, 1), (0, 2), 20, 2, False, 0.1, 1)
+    journals: Journals = {
+        "shard-0": [opened(0), staged, whole],
+        "shard-1": [opened(1), staged, whole],
+        "ledger": [granted(0), granted(1)],
+    }
+    found = summary(tmp_path, journals)
+    assert (found["updates"], found["leases"]["outstanding"]) == (2, 0)
+    assert found["staleness"]["histogram"] == {"0": 2, "2": 2}
 
 
 def test_a_grant_that_the_ledger_s_journal_lost_makes_nothing_negative(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ps.journal import (
     LedgerStopped,
     PushHandled,
     Record,
+    RoundApplied,
     ShardOpened,
 )
 from ps.leases import LeasePlan
@@ -120,6 +121,32 @@ def test_what_is_lost_or_counted_twice_is_named(run: Path, journals: Journals, p
     found = verify(write(run, WHOLE | journals))
     assert found.verdict == "broken"
     assert any(problem in line for line in found.problems), found.problems
+
+
+def test_rounds_count_each_of_their_leases_and_staged_gradients_count_nothing(run: Path) -> None:
+    def rounds(*leases: tuple[int, ...]) -> list[Record]:
+        counts = [sum(PLAN.lease(lease, 0, 0.0).count for lease in each) for each in leases]
+        applied = zip(leases, counts, range(1, 9), strict=False)
+        return [RoundApplied(2.0, each, (0,) * len(each), count, 3, False, 0.1, v) for each, count, v in applied]
+
+    staged, late = push(1, 0, Outcome.STAGED), push(1, 1, Outcome.DISCARDED)
+    whole = WHOLE | {
+        "shard-0": [opened(0), staged, *rounds((0, 1, 2), (3, 4, 5))],
+        "shard-1": [opened(1), staged, late, *rounds((0, 1, 2), (3, 4, 5))],
+    }
+    found = verify(write(run, whole))
+    assert found.verdict == "exactly once", found.problems
+    assert [(s.applied, s.examples, s.discarded) for s in found.shards] == [(6, 50, 0), (6, 50, 1)]
+
+
+def test_a_lease_in_two_rounds_was_applied_twice(run: Path) -> None:
+    twice = (
+        RoundApplied(2.0, (0, 1), (0, 0), 20, 2, False, 0.1, 1),
+        RoundApplied(2.0, (1, 2), (0, 0), 15, 2, False, 0.1, 2),
+    )
+    found = verify(write(run, WHOLE | {"shard-0": [opened(0), *twice]}))
+    assert found.verdict == "broken"
+    assert any("applied more than once: lease 1" in line for line in found.problems)
 
 
 def test_a_run_that_ended_early_is_neither_whole_nor_broken(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
