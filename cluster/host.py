@@ -22,7 +22,7 @@ from cluster.asking import Asking
 from cluster.machines import Computation
 from cluster.turns import Turns, TurnsClosed
 from ps.journal import Record, WorkerTimed
-from ps.messages import Address, Exchange, Lease, Message
+from ps.messages import Address, Exchange, Lease, Message, Wire
 from ps.wire.client import Loop, Peer
 from ps.wire.files import JournalWriter
 from ps.wire.mailbox import SharedVectors
@@ -41,10 +41,12 @@ class Reading(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """Where the actors are, and what lets one in."""
+    """Where the actors are, what lets one in, and how vectors travel (see Peer)."""
 
     targets: Mapping[Address, str]
     token: str
+    wire: Wire = Wire.FLOAT32
+    seed: int = 0
 
 
 @dataclass(slots=True)
@@ -93,7 +95,10 @@ class WorkerHost:
         self._journal_lock = threading.Lock()
         self._loop = Loop("distbelief-host")
         self._peers = self._loop.call(
-            lambda: {to: Peer(target, connections.token, self._vectors) for to, target in connections.targets.items()}
+            lambda: {
+                to: Peer(target, connections.token, self._vectors, connections.wire, connections.seed)
+                for to, target in connections.targets.items()
+            }
         )
         self._stopping = threading.Event()
         self._asking = Asking(self._peers, self._vectors, self._stopping)

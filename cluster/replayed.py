@@ -44,7 +44,9 @@ from ps.messages import (
     Reading,
     Role,
     Sample,
+    Wire,
 )
+from ps.rounding import nearest, stochastic
 from ps.samples import WAITING_SAMPLES
 from ps.shard import Shard
 from workers.program import Gradient, Steps, alone, one_gradient
@@ -111,6 +113,11 @@ class Replay:
         self._applied_by = Counter(
             (push.lease, push.attempt) for shard in range(len(pieces.shards)) for push in recording.taken(shard)
         )
+        self._wires = {
+            (shard, push.lease, push.attempt): push.wire
+            for shard in range(len(pieces.shards))
+            for push in recording.taken(shard)
+        }
         size = pieces.bounds[-1].stop
         self._weights_N, self._gradient_N = torch.empty(size), torch.empty(size)
         self._samples: dict[tuple[int, Reading], int] = {}  # shard and version to the samples applied by then
@@ -227,14 +234,17 @@ class Replay:
                 self._compute(cursor, attempt)
             self._copies.load(key, self._gradient_N)
             self._copies.release(key)
-            gradient_N.copy_(self._gradient_N[self._pieces.bounds[index]])
+            part_N = self._gradient_N[self._pieces.bounds[index]]
+            seed = self._pieces.plan.seed
+            gradient_N.copy_(stochastic(part_N, record.wire, seed, record.lease, index))
         return Push(record.lease, record.attempt, record.samples, record.read, gradient_N)
 
     def _exchange(self, cursor: _Cursor, record: PushHandled | PullHandled, push: Push | None) -> None:
         pulled = not isinstance(record, PushHandled) or record.pulled
         self._make_room(cursor)
         index = cursor.shard.index
-        message = Exchange(record.worker, record.number, index, push, cursor.weights_N if pulled else None)
+        weights_N = cursor.weights_N if pulled else None
+        message = Exchange(record.worker, record.number, index, push, weights_N, record.wire)
         self._check(cursor, self._handle(cursor, record.now, message))
         key = index, Reading(cursor.shard.incarnation, cursor.shard.version)
         self._samples[key] = cursor.shard.samples
@@ -272,7 +282,10 @@ class Replay:
         """Compute the gradient of this lease from what it read."""
         read = self._attempts[attempt]
         for shard, reading in enumerate(read):
-            self._copies.load((shard, reading), self._weights_N[self._pieces.bounds[shard]])
+            part_N = self._weights_N[self._pieces.bounds[shard]]
+            self._copies.load((shard, reading), part_N)
+            # What a push travelled as, its pull did: a host finds out once which way leads to a shard.
+            part_N.copy_(nearest(part_N, self._wires.get((shard, *attempt), Wire.FLOAT32)))
             self._copies.release((shard, reading))
         lease = self._pieces.plan.lease(*attempt, 0.0)
         samples = min(self._samples[at] for at in enumerate(read))

@@ -14,7 +14,7 @@ from torch import Tensor
 from cluster.host import Connections, WorkerHost, host_journal
 from cluster.machines import build_averager, build_batches, build_computation, build_ledger, build_program, build_shard
 from cluster.spec import RunSpec
-from ps.messages import AVERAGER, LEDGER, Address, Role
+from ps.messages import AVERAGER, LEDGER, Address, Role, Wire
 from ps.wire.files import SUFFIX, JournalWriter
 from ps.wire.server import Gate, MachineServer
 from workers.arithmetic import arithmetic
@@ -69,7 +69,7 @@ def worker_host(
         spec.layout.size,
         [build_computation(spec, dataset, reading.batch) for _ in range(turns)],
         reading,
-        Connections(targets, spec.token),
+        Connections(targets, spec.token, Wire(spec.cluster.wire), spec.plan.seed),
         journal,
     )
 

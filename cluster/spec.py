@@ -15,6 +15,7 @@ from ps.errors import require
 from ps.layout import Layout
 from ps.leases import LeasePlan
 from ps.ledger import LedgerSettings, LedgerStatus
+from ps.messages import Wire
 from ps.rules import RuleSettings
 from ps.schedule import ScheduleSettings
 from ps.shard import ShardStatus
@@ -33,6 +34,7 @@ class ClusterSettings:
         address: "local" for a Ray of the run's own on this machine, "auto" or an address to join one.
         turns: Gradients computed at once on a machine; 0 for as many as its cores allow.
         threads: Threads per gradient. Part of the arithmetic: another number gives other bits.
+        wire: Type that vectors have on their way between hosts: "float32", "bfloat16" or "float16".
     """
 
     workers: int = 8
@@ -40,6 +42,7 @@ class ClusterSettings:
     address: str = "local"
     turns: int = 0
     threads: int = 1
+    wire: str = "float32"
 
     def __post_init__(self) -> None:
         require(1 <= self.workers <= 100_000, "cluster.workers", self.workers, "1 to 100,000")
@@ -47,6 +50,8 @@ class ClusterSettings:
         require(bool(self.address), "cluster.address", self.address, '"local", "auto" or the address of a Ray cluster')
         require(self.turns >= 0, "cluster.turns", self.turns, "0 (as many as the cores allow) or more")
         require(self.threads >= 1, "cluster.threads", self.threads, "at least 1")
+        wires = [wire.value for wire in Wire]
+        require(self.wire in wires, "cluster.wire", self.wire, f"one of {', '.join(wires)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,8 @@ SETTINGS = (
             "What a stale gradient is worth: none, staleness-rate, dc-asgd, dc-asgd-adaptive, gap-aware, discard, "
             "implicit-momentum or dana."),
     Setting("--precision", "model.precision", one_of("float32", "bfloat16"), "Arithmetic of forward and backward."),
+    Setting("--wire", "cluster.wire", one_of("float32", "bfloat16", "float16"),
+            "Type that vectors have on their way between hosts; on one host they do not travel."),
     Setting("--target-error", "run.target_error", NUMBER,
             "End the run when the average's top-1 error, a fraction, is at most this: 0.05 for 5 %."),
     Setting("--max-seconds", "run.max_seconds", NUMBER, "End the run after so many seconds."),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ps.messages import Outcome, Reading, Refusal
+from ps.messages import Outcome, Reading, Refusal, Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ class PushHandled:
         staleness: Updates between what the push read here and its arrival; -1 for a duplicate or a staged one.
         version: The shard's version afterwards.
         pulled: Whether the same exchange then pulled that version.
+        wire: The type that the gradient, and the weights if it pulled, had on their way.
     """
 
     now: float
@@ -85,6 +86,7 @@ class PushHandled:
     staleness: int
     version: int
     pulled: bool
+    wire: Wire = Wire.FLOAT32
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class PullHandled:
     worker: int
     number: int
     version: int
+    wire: Wire = Wire.FLOAT32
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,14 @@ class Push:
     gradient_N: Tensor
 
 
+class Wire(Enum):
+    """The type that vectors have on their way (see ps.rounding); at both ends they are float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """Worker to shard: apply this push, if any; then copy the fresh weights into `weights_N`, if given (a pull).
@@ -249,6 +257,7 @@ class Exchange:
     Attributes:
         number: Rises by one per exchange of a worker; the answer carries it back.
         weights_N: float32 buffer that the shard fills; None for a push without a pull.
+        wire: The type that both vectors have on their way.
     """
 
     worker: int
@@ -256,6 +265,7 @@ class Exchange:
     shard: int
     push: Push | None
     weights_N: Tensor | None
+    wire: Wire = Wire.FLOAT32
 
 
 class Outcome(Enum):

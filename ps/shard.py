@@ -194,10 +194,11 @@ class Shard:
             record = PushHandled(
                 now, message.worker, message.number, push.lease, push.attempt, push.samples, push.read, outcome, rate,
                 -1 if staleness is None else staleness, self.version, message.weights_N is not None,
+                message.wire,
             )  # fmt: skip
             out.append((JOURNAL, record))
         elif message.weights_N is not None:
-            out.append((JOURNAL, PullHandled(now, message.worker, message.number, self.version)))
+            out.append((JOURNAL, PullHandled(now, message.worker, message.number, self.version, message.wire)))
         if outcome is Outcome.APPLIED:
             out += self._sample(now)
         if (out_N := message.weights_N) is not None:

@@ -27,7 +27,7 @@ from cluster.asking import Asking
 from distbelief.bench.harness import Side
 from ps.errors import RunFailed
 from ps.layout import Layout, TensorSpec
-from ps.messages import Address, Exchange, Exchanged, Message, Push, Reading, Role
+from ps.messages import Address, Exchange, Exchanged, Message, Push, Reading, Role, Wire
 from ps.rules import Momentum
 from ps.schedule import ScheduleSettings
 from ps.shard import Shard
@@ -137,7 +137,10 @@ def _work(end: Connection, load: Load, workers: range, token: str, targets: list
     loop, vectors = Loop("bench-host"), SharedVectors()
     shared = None if load.wire else vectors
     peers = loop.call(
-        lambda: {Address(Role.SHARD, shard): Peer(target, token, shared) for shard, target in enumerate(targets)}
+        lambda: {
+            Address(Role.SHARD, shard): Peer(target, token, shared, Wire(load.wire or "float32"))
+            for shard, target in enumerate(targets)
+        }
     )
     asking = Asking(peers, vectors, threading.Event())
     made = [_Worker(worker, load, vectors, lambda requests: loop.run(asking.all(requests))) for worker in workers]

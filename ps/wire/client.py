@@ -10,12 +10,15 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
+import torch
 
 from ps.errors import PeerLost, PeerRefused, WireError
-from ps.messages import Exchange, Exchanged, Message, Read, ReadDone, Sample
+from ps.messages import Exchange, Exchanged, Message, Read, ReadDone, Sample, Wire
+from ps.rounding import DTYPES, stochastic
 from ps.wire import parameter_server_pb2 as pb
 from ps.wire.codec import (
     WHOLE_BYTES,
@@ -65,9 +68,18 @@ class Peer:
         target: "host:port".
         token: The run's token.
         vectors: Where the vectors of its exchanges were made, if they may be shared.
+        wire: The type that they have on their way over the network.
+        seed: The run's root seed, which rounding draws from.
     """
 
-    def __init__(self, target: str, token: str, vectors: SharedVectors | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        token: str,
+        vectors: SharedVectors | None = None,
+        wire: Wire = Wire.FLOAT32,
+        seed: int = 0,
+    ) -> None:
         self.target = target
         self._metadata = ((TOKEN, token),)
         self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
@@ -76,6 +88,7 @@ class Peer:
         self._whole: Any = self._channel.unary_unary(f"/{SERVICE}/Whole", None, None)
         self._mailbox: Any = self._channel.stream_stream(f"/{SERVICE}/Mailbox", None, None)
         self._status: Any = self._channel.unary_unary(f"/{SERVICE}/Status", None, None)
+        self._wire, self._seed = wire, seed
         self._vectors = vectors  # None: nothing is shared, or the other end cannot open it
         self._streams: dict[int, Any] = {}  # by worker: idle mailbox calls
 
@@ -102,10 +115,28 @@ class Peer:
             answer = await self._call(self._through_memory(message.worker, mail, timeout_seconds))
             if answer is not None:
                 return answer
+        if isinstance(message, Exchange) and self._wire is not Wire.FLOAT32:
+            return await self._narrowed(message, timeout_seconds)
         outgoing_N, incoming_N = _vectors(message)
+        return await self._travel(message, outgoing_N, incoming_N, timeout_seconds)
+
+    async def _narrowed(self, message: Exchange, timeout_seconds: float) -> Message:
+        """An exchange whose vectors have another type on their way."""
+        gradient_N, weights_N = None, message.weights_N
+        if push := message.push:
+            gradient_N = stochastic(push.gradient_N, self._wire, self._seed, push.lease, message.shard)
+        incoming_N = None if weights_N is None else torch.empty(weights_N.shape, dtype=DTYPES[self._wire])
+        answer = await self._travel(replace(message, wire=self._wire), gradient_N, incoming_N, timeout_seconds)
+        if weights_N is not None and incoming_N is not None and isinstance(answer, Exchanged):
+            weights_N.copy_(incoming_N)
+        return answer
+
+    async def _travel(
+        self, message: Message, outgoing_N: Tensor | None, incoming_N: Tensor | None, timeout_seconds: float
+    ) -> Message:
         largest = max(0 if vector_N is None else vector_N.nbytes for vector_N in (outgoing_N, incoming_N))
-        travel = self._in_one_piece if largest <= WHOLE_BYTES else self._in_frames
-        return await self._call(travel(message, outgoing_N, incoming_N, timeout_seconds))
+        travels = self._in_one_piece if largest <= WHOLE_BYTES else self._in_frames
+        return await self._call(travels(message, outgoing_N, incoming_N, timeout_seconds))
 
     async def _through_memory(self, worker: int, mail: bytes, timeout_seconds: float) -> Message | None:
         """The answer, or None if the other end cannot open the vectors: nothing happened, nor will if tried again."""

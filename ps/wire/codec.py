@@ -14,13 +14,14 @@ from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import torch
 from google.protobuf.message import DecodeError
 
 from ps import journal, messages
 from ps.averager import AveragerStatus
 from ps.errors import WireError
 from ps.ledger import LedgerStatus
-from ps.messages import Exchange, Message, NextLease, Push, Read, Role, Sample
+from ps.messages import Exchange, Message, NextLease, Push, Read, Role, Sample, Wire
 from ps.shard import ShardStatus
 from ps.wire import parameter_server_pb2 as pb
 
@@ -139,6 +140,7 @@ class Payload:
     shard: int
     incoming: int | None
     outgoing: int | None
+    wire: Wire = Wire.FLOAT32
 
 
 def payload(envelope: pb.Envelope) -> Payload:
@@ -147,13 +149,23 @@ def payload(envelope: pb.Envelope) -> Payload:
         case "exchange":
             proto = envelope.exchange
             elements: int = proto.elements
-            return Payload(proto.shard, elements if proto.HasField("push") else None, elements if proto.pull else None)
+            pushed, pulled = proto.HasField("push"), proto.pull
+            return Payload(proto.shard, elements if pushed else None, elements if pulled else None, _wire(proto))
         case "sample":
             return Payload(envelope.sample.shard, envelope.sample.elements, None)
         case "read":
             return Payload(envelope.read.shard, None, envelope.read.elements)
         case name:
             raise WireError(f"got {name or 'no message'}, expected one that carries a vector: call Ask")
+
+
+def _wire(exchange: pb.Exchange) -> Wire:
+    known = _enums("Exchange")["wire"]
+    if exchange.wire not in known:
+        raise WireError(f"Exchange.wire: got enum value {exchange.wire}, expected one of {sorted(known)}")
+    wire = known[exchange.wire]
+    assert isinstance(wire, Wire)
+    return wire
 
 
 def parse_envelope(data: bytes) -> pb.Envelope:
@@ -178,7 +190,8 @@ def from_envelope(envelope: pb.Envelope, incoming_N: Tensor | None = None, outgo
         case "exchange":
             push = _decode(proto.push, gradient_N=incoming_N) if proto.HasField("push") else None
             assert push is None or isinstance(push, Push)
-            return Exchange(proto.worker, proto.number, proto.shard, push, outgoing_N if proto.pull else None)
+            weights_N = outgoing_N if proto.pull else None
+            return Exchange(proto.worker, proto.number, proto.shard, push, weights_N, _wire(proto))
         case "sample":
             decoded = _decode(proto, weights_N=incoming_N)
         case "read":
@@ -251,7 +264,8 @@ def decode_status(reply: pb.StatusReply) -> Status:
 
 
 def _bytes(vector_N: Tensor) -> memoryview:
-    array: Any = vector_N.numpy()
+    narrow = vector_N.element_size() == 2  # numpy knows no bfloat16
+    array: Any = (vector_N.view(torch.int16) if narrow else vector_N).numpy()
     return memoryview(array).cast("B") if array.size else memoryview(bytearray())  # an empty one cannot be cast
 
 
@@ -267,7 +281,7 @@ def pack(envelope: pb.Envelope, vector_N: Tensor | None) -> bytes:
     header = envelope.SerializeToString()
     parts = [len(header).to_bytes(4, "little"), header]
     if vector_N is not None:
-        parts.append(vector_N.numpy().tobytes())
+        parts.append(bytes(_bytes(vector_N)))
     return b"".join(parts)
 
 

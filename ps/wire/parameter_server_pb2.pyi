@@ -33,6 +33,12 @@ class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_NOT_FINITE: _ClassVar[Refusal]
     REFUSAL_LEASE: _ClassVar[Refusal]
     REFUSAL_FORGOTTEN: _ClassVar[Refusal]
+
+class Wire(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WIRE_FLOAT32: _ClassVar[Wire]
+    WIRE_BFLOAT16: _ClassVar[Wire]
+    WIRE_FLOAT16: _ClassVar[Wire]
 ROLE_WORKER: Role
 ROLE_SHARD: Role
 ROLE_LEDGER: Role
@@ -52,6 +58,9 @@ REFUSAL_FUTURE: Refusal
 REFUSAL_NOT_FINITE: Refusal
 REFUSAL_LEASE: Refusal
 REFUSAL_FORGOTTEN: Refusal
+WIRE_FLOAT32: Wire
+WIRE_BFLOAT16: Wire
+WIRE_FLOAT16: Wire
 
 class Address(_message.Message):
     __slots__ = ("role", "index")
@@ -226,20 +235,22 @@ class Push(_message.Message):
     def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., read: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ...) -> None: ...
 
 class Exchange(_message.Message):
-    __slots__ = ("worker", "number", "shard", "push", "pull", "elements")
+    __slots__ = ("worker", "number", "shard", "push", "pull", "elements", "wire")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     PUSH_FIELD_NUMBER: _ClassVar[int]
     PULL_FIELD_NUMBER: _ClassVar[int]
     ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
     worker: int
     number: int
     shard: int
     push: Push
     pull: bool
     elements: int
-    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: bool = ..., elements: _Optional[int] = ...) -> None: ...
+    wire: Wire
+    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: bool = ..., elements: _Optional[int] = ..., wire: _Optional[_Union[Wire, str]] = ...) -> None: ...
 
 class Memory(_message.Message):
     __slots__ = ("process", "descriptor", "name", "offset")
@@ -545,7 +556,7 @@ class Arithmetic(_message.Message):
     def __init__(self, now: _Optional[float] = ..., torch: _Optional[str] = ..., pillow: _Optional[str] = ..., libjpeg: _Optional[str] = ..., processor: _Optional[str] = ..., threads: _Optional[int] = ..., data: _Optional[str] = ...) -> None: ...
 
 class PushHandled(_message.Message):
-    __slots__ = ("now", "worker", "number", "lease", "attempt", "samples", "read", "outcome", "rate", "staleness", "version", "pulled")
+    __slots__ = ("now", "worker", "number", "lease", "attempt", "samples", "read", "outcome", "rate", "staleness", "version", "pulled", "wire")
     NOW_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -558,6 +569,7 @@ class PushHandled(_message.Message):
     STALENESS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PULLED_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
     now: float
     worker: int
     number: int
@@ -570,7 +582,8 @@ class PushHandled(_message.Message):
     staleness: int
     version: int
     pulled: bool
-    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., read: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., rate: _Optional[float] = ..., staleness: _Optional[int] = ..., version: _Optional[int] = ..., pulled: bool = ...) -> None: ...
+    wire: Wire
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ..., samples: _Optional[int] = ..., read: _Optional[_Iterable[_Union[Reading, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., rate: _Optional[float] = ..., staleness: _Optional[int] = ..., version: _Optional[int] = ..., pulled: bool = ..., wire: _Optional[_Union[Wire, str]] = ...) -> None: ...
 
 class RoundApplied(_message.Message):
     __slots__ = ("now", "leases", "staleness", "samples", "size", "keep", "rate", "version")
@@ -593,16 +606,18 @@ class RoundApplied(_message.Message):
     def __init__(self, now: _Optional[float] = ..., leases: _Optional[_Iterable[int]] = ..., staleness: _Optional[_Iterable[int]] = ..., samples: _Optional[int] = ..., size: _Optional[int] = ..., keep: bool = ..., rate: _Optional[float] = ..., version: _Optional[int] = ...) -> None: ...
 
 class PullHandled(_message.Message):
-    __slots__ = ("now", "worker", "number", "version")
+    __slots__ = ("now", "worker", "number", "version", "wire")
     NOW_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
     now: float
     worker: int
     number: int
     version: int
-    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+    wire: Wire
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., number: _Optional[int] = ..., version: _Optional[int] = ..., wire: _Optional[_Union[Wire, str]] = ...) -> None: ...
 
 class ExchangeRefused(_message.Message):
     __slots__ = ("now", "worker", "number", "lease", "refusal")

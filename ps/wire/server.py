@@ -46,11 +46,13 @@ from ps.messages import (
     Tick,
     WhoHas,
 )
+from ps.rounding import DTYPES, nearest
 from ps.shard import Outbox
 from ps.wire import parameter_server_pb2 as pb
 from ps.wire.client import OPTIONS, SERVICE, TOKEN, Loop, Peer
 from ps.wire.codec import (
     FrameSink,
+    Payload,
     Status,
     Traffic,
     encode_status,
@@ -208,50 +210,50 @@ class MachineServer:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, _STRANGER)
         async with self._buffers:
             try:
-                message, outgoing_N = await self._receive(requests)
+                message, buffers = await self._receive(requests)
             except Exception as error:  # noqa: BLE001  as in _ask
                 refusal = f"{type(error).__name__}: {error}"
             else:
-                await self._carry_out(message, outgoing_N, context)
+                await self._carry_out(message, buffers, context)
                 return
         await _hear_out(requests)
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, refusal)
 
-    async def _carry_out(self, message: Message, outgoing_N: torch.Tensor | None, context: Any) -> None:
+    async def _carry_out(self, message: Message, buffers: _Buffers, context: Any) -> None:
         answer = await self._answered(message, context)
         assert answer is not None, f"{type(message).__name__} was not answered"
         self._traffic.by_network += isinstance(message, Exchange)
         await context.write(to_envelope(answer).SerializeToString())
-        if outgoing_N is not None and isinstance(answer, Exchanged | ReadDone):
+        if (outgoing_N := buffers.sent(answer)) is not None:
             for frame in frames(outgoing_N):
                 await context.write(frame)
 
-    async def _receive(self, requests: AsyncIterator[bytes]) -> tuple[Message, torch.Tensor | None]:
+    async def _receive(self, requests: AsyncIterator[bytes]) -> tuple[Message, _Buffers]:
         """Read one request to its end, into a buffer of its own. Lengths are checked before anything is allocated."""
         stream = aiter(requests)
         envelope = parse_envelope(await anext(stream, b""))
-        incoming_N, outgoing_N = self._allocate(envelope)
-        sink = FrameSink(torch.empty(0) if incoming_N is None else incoming_N)
+        buffers = _Buffers(self._checked(envelope))
+        sink = FrameSink(buffers.incoming_N)
         async for frame in stream:
             sink.add(frame)
         sink.close()
-        return from_envelope(envelope, incoming_N, outgoing_N), outgoing_N
+        return buffers.message(envelope), buffers
 
     async def _whole(self, request: bytes, context: Any) -> bytes:
         await self._admit(context)
         try:
             envelope, body = unpack(request)
-            incoming_N, outgoing_N = self._allocate(envelope)
-            sink = FrameSink(torch.empty(0) if incoming_N is None else incoming_N)
+            buffers = _Buffers(self._checked(envelope))
+            sink = FrameSink(buffers.incoming_N)
             sink.add(body)
             sink.close()
-            message = from_envelope(envelope, incoming_N, outgoing_N)
+            message = buffers.message(envelope)
         except Exception as error:  # noqa: BLE001  as in _ask
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{type(error).__name__}: {error}")
         answer = await self._answered(message, context)
         assert answer is not None, f"{type(message).__name__} was not answered"
         self._traffic.by_network += isinstance(message, Exchange)
-        return pack(to_envelope(answer), outgoing_N if isinstance(answer, Exchanged | ReadDone) else None)
+        return pack(to_envelope(answer), buffers.sent(answer))
 
     async def _mailbox(self, requests: AsyncIterator[bytes], context: Any) -> None:
         """One worker's exchanges through memory, one after the other, until it hangs up."""
@@ -270,20 +272,16 @@ class MachineServer:
             self._traffic.by_memory += 1
             await context.write(to_envelope(answer).SerializeToString())
 
-    def _allocate(self, envelope: pb.Envelope) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Buffers for what comes with a request and for what goes back; lengths are checked before any is allocated.
-
-        Raises:
-            WireError: A length is not that of the shard, or the message carries no vector.
+    def _checked(self, envelope: pb.Envelope) -> Payload:
+        """What comes with a request and goes back. Raises WireError if a length is not that of the shard, or if the
+        message carries no vector.
         """
         vectors = payload(envelope)
         expected = self._gate.elements.get(vectors.shard)
         for got in (vectors.incoming, vectors.outgoing):
             if got is not None and got != expected:
                 raise WireError(f"vector of {got} elements for shard {vectors.shard}, expected {expected}")
-        incoming_N = None if vectors.incoming is None else torch.empty(vectors.incoming)
-        outgoing_N = None if vectors.outgoing is None else torch.empty(vectors.outgoing)
-        return incoming_N, outgoing_N
+        return vectors
 
     async def _status(self, request: bytes, context: Any) -> bytes:
         await self._admit(context)
@@ -378,6 +376,26 @@ class MachineServer:
         self._errands.discard(errand)
         if not errand.cancelled() and (error := errand.exception()) is not None:
             log.error("%s", error)
+
+
+class _Buffers:
+    """The vectors of one call, of the type that they have on their way and as the machine sees them."""
+
+    def __init__(self, vectors: Payload) -> None:
+        self._vectors = vectors
+        self.incoming_N = torch.empty(vectors.incoming or 0, dtype=DTYPES[vectors.wire])
+        self._outgoing_N = None if vectors.outgoing is None else torch.empty(vectors.outgoing)
+
+    def message(self, envelope: pb.Envelope) -> Message:
+        """The message, once its vector is here. Raises WireError if there is none in the envelope."""
+        incoming_N = None if self._vectors.incoming is None else self.incoming_N.float()
+        return from_envelope(envelope, incoming_N, self._outgoing_N)
+
+    def sent(self, answer: Message) -> torch.Tensor | None:
+        """The vector that goes with this answer."""
+        if self._outgoing_N is None or not isinstance(answer, Exchanged | ReadDone):
+            return None
+        return nearest(self._outgoing_N, self._vectors.wire)
 
 
 async def _hear_out(requests: AsyncIterator[bytes]) -> None:

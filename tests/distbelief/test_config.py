@@ -67,6 +67,7 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "cluster.address": ([""], ["auto", "ray://head:10001"]),
     "cluster.turns": ([-1], [0, 1]),
     "cluster.threads": ([0], [1]),
+    "cluster.wire": (["bfloat", ""], ["float32", "bfloat16", "float16"]),
     "correction.kind": (["danna", ""], [*CORRECTIONS]),
     "correction.power": ([0.0, math.inf, math.nan], [0.5]),
     "correction.strength": ([-0.1, math.inf, math.nan], [0, 0.04]),
@@ -348,13 +349,13 @@ def test_a_path_is_text() -> None:
          "lr: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
          "schedule, average, ledger, cluster, correction, consistency, program, simulate"),
         ({"cluster.worker": 3},
-         "cluster.worker: got an unknown key, expected one of workers, shards, address, turns, threads "
+         "cluster.worker: got an unknown key, expected one of workers, shards, address, turns, threads, wire "
          '(did you mean "cluster.workers"?)'),
         ({"cluster": 3},
-         "cluster: got an unknown key, expected one of workers, shards, address, turns, threads "
-         '(did you mean "cluster.turns"?)'),
+         "cluster: got an unknown key, expected one of workers, shards, address, turns, threads, wire "
+         '(did you mean "cluster.wire"?)'),
         ({"cluster.workers.x": 3},
-         "cluster.workers.x: got an unknown key, expected one of workers, shards, address, turns, threads "
+         "cluster.workers.x: got an unknown key, expected one of workers, shards, address, turns, threads, wire "
          '(did you mean "cluster.workers"?)'),
         ({"model.name": "inception_mini"},
          "model.name: got 'inception_mini', expected one of googlenet, googlenet-wide, inception-small, "

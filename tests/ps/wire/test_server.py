@@ -46,8 +46,10 @@ from ps.messages import (
     Stop,
     Tick,
     WhoHas,
+    Wire,
     WorkerLost,
 )
+from ps.rounding import nearest, stochastic
 from ps.rules import Momentum
 from ps.schedule import ScheduleSettings
 from ps.shard import Outbox, Shard, ShardStatus
@@ -727,3 +729,47 @@ def test_status_of_a_shard_has_every_number(served: tuple[World, Shard]) -> None
     assert world.status(SHARD) == ShardStatus(0, 0, 1, 2, 0.1, 0, 0, 0, 0, {0: 1})
     assert world.ask(SHARD, WhoHas(4, (0, 1))) == Has(4, 0, (0,))
     assert world.ask(SHARD, SampleTaken(0, 0, 9)) is None
+
+
+# --- vectors of another type on their way ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("elements", [N, 100])
+@pytest.mark.parametrize("wire", [Wire.BFLOAT16, Wire.FLOAT16])
+def test_narrow_vectors_are_what_rounding_says_they_are(world: World, wire: Wire, elements: int) -> None:
+    def some(name: str) -> Tensor:
+        return draw(name)[:elements]
+
+    def made() -> Shard:
+        schedule = ScheduleSettings(rate=0.1).build(PLAN.examples, PLAN.samples)
+        segments = (Segment(0, elements, 1.0, 1.0),)
+        return Shard(0, 1, some("weights").clone(), segments, Momentum(0.9), 0.0, schedule, sample_every=0)
+
+    def exchanged(number: int, gradient_N: Tensor | None, wire: Wire = Wire.FLOAT32) -> Exchange:
+        push = None if gradient_N is None else Push(0, 0, 2, (Reading(0, 0),), gradient_N)
+        return Exchange(3, number, 0, push, torch.full((elements,), torch.nan), wire)
+
+    world.serve(SHARD, made(), {0: elements})
+    peer = world.loop.call(lambda: Peer(world.targets[SHARD], TOKEN_HERE, None, wire, 9))
+    world.loop.run(world.peers[SHARD].close())
+    world.peers[SHARD] = peer
+    direct = made()
+    for number, gradient_N in enumerate([None, some("gradient/0")]):
+        over_wire = exchanged(number, gradient_N)
+        received_N = None if gradient_N is None else stochastic(gradient_N, wire, 9, 0, 0).float()
+        beside = exchanged(number, received_N, wire)
+        assert world.exchange(over_wire) == answer_of(direct, beside)
+        assert over_wire.weights_N is not None
+        assert beside.weights_N is not None
+        assert torch.equal(over_wire.weights_N, nearest(beside.weights_N, wire).float())
+    journal = world.stop()[SHARD]
+    assert [record.wire for record in journal if isinstance(record, PullHandled | PushHandled)] == [wire, wire]
+
+
+def test_a_type_that_is_none_is_refused(served: tuple[World, Shard]) -> None:
+    world, direct = served
+    envelope = pb.Envelope(exchange=pb.Exchange(pull=True, elements=N))
+    envelope.exchange.wire = 7  # type: ignore[assignment]
+    assert world.raw("Exchange", envelope.SerializeToString()) is grpc.StatusCode.INVALID_ARGUMENT
+    assert world.raw("Whole", envelope.SerializeToString()) is grpc.StatusCode.INVALID_ARGUMENT
+    unchanged(world, direct)
