@@ -18,13 +18,13 @@ from typing import Any, get_args
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from ps import journal
-from ps.messages import Outcome, Refusal
+from ps.messages import Outcome, Refusal, Wire
 from ps.wire import parameter_server_pb2 as pb
 
 Encoder = Callable[[Any], bytes]
 
 _VARINT, _FIXED64, _LENGTH = 0, 1, 2  # wire types
-_ENUMS: dict[str, type[Enum]] = {"Outcome": Outcome, "Refusal": Refusal}
+_ENUMS: dict[str, type[Enum]] = {kind.__name__: kind for kind in (Outcome, Refusal, Wire)}
 
 
 def varint(value: int) -> bytes:
