@@ -9,7 +9,7 @@ Why a patch is not drawn again until it fits: that would refuse large areas more
 would not be uniform. Here the area is drawn once, from those that a permitted aspect ratio can have, then the aspect
 ratio from those that this area can have. A picture between 3:4 and 4:3 has a patch for every area up to 100%. One that
 is longer (its longer side l, its shorter s) has them up to 4/3 s/l of its area, so its area is uniform in 8%..4/3 s/l;
-and one so long that this is below 8% always has its largest patch, of all its width at an aspect ratio of 3:4 or 4:3.
+and one so long that this is below 8% always has its largest patch: its whole shorter side, at 3:4 or 4:3.
 
 All parameters are drawn before a pixel moves, equally many for each image. Positions are then rounded to 1/256 pixel,
 which hides the last bit of exp; pixels are uint8, Pillow resizes them with whole-number weights, and the colours are
@@ -18,8 +18,8 @@ vector instructions can round them differently.
 
 Source: Szegedy et al. 2014, section 6 ("random interpolation ... with equal probability" in its first version only);
 Howard 2013 (contrast, brightness, colour in random order); Krizhevsky et al. 2012, section 4.1 (lighting). Ours, since
-not published: the logarithm of the aspect ratio is uniform; factors are uniform in 0.5..1.5; colours are recoloured
-after the resize and cut to 0..255 once, at the end.
+the paper does not say: the logarithm of the aspect ratio is uniform; factors are uniform in 0.5..1.5 (said to be
+Howard's too, unverified); pixels are recoloured after the resize and cut to 0..255 once, at the end.
 Shape suffixes: B = images of a batch, H = height, W = width, C = channels.
 """
 

@@ -172,6 +172,15 @@ def test_the_presets_are_those_that_the_help_names() -> None:
     assert presets() == ("cifar10", "digits", "fashion-mnist", "imagefolder", "paper")
 
 
+def test_the_paper_s_preset_is_what_was_published_for_one_worker() -> None:
+    paper = Config.of({"run.preset": "paper", "cluster.workers": 1})
+    assert (paper.data.name, paper.model.name, paper.run.batch_size) == ("imagefolder", "googlenet", 32)
+    assert (paper.rule.rule, paper.rule.momentum, paper.rule.weight_decay) == ("momentum", 0.9, 0.0002)
+    assert (paper.rule.bias_rate_multiplier, paper.rule.bias_decay_multiplier) == (2.0, 0.0)
+    assert (paper.schedule.kind, paper.schedule.rate) == ("step", 0.01)
+    assert (paper.schedule.factor, paper.schedule.every_epochs) == (0.96, 8.0)
+
+
 @pytest.mark.parametrize("preset", presets())
 def test_a_configuration_comes_back_from_its_own_toml(preset: str, tmp_path: Path) -> None:
     values: dict[str, object] = {
