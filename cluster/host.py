@@ -26,6 +26,7 @@ from ps.messages import Address, Exchange, Lease, Message, Wire
 from ps.wire.client import Loop, Peer
 from ps.wire.files import JournalWriter
 from ps.wire.mailbox import SharedVectors
+from ps.wire.tls import Identity
 from workers.program import Answer, Ask, Compute, Effect, Gradient, Note, Program
 
 
@@ -47,6 +48,7 @@ class Connections:
     token: str
     wire: Wire = Wire.FLOAT32
     seed: int = 0
+    identity: Identity | None = None
 
 
 @dataclass(slots=True)
@@ -96,7 +98,9 @@ class WorkerHost:
         self._loop = Loop("distbelief-host")
         self._peers = self._loop.call(
             lambda: {
-                to: Peer(target, connections.token, self._vectors, connections.wire, connections.seed)
+                to: Peer(
+                    target, connections.token, self._vectors, connections.wire, connections.seed, connections.identity
+                )
                 for to, target in connections.targets.items()
             }
         )

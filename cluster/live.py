@@ -176,7 +176,9 @@ class LiveRun:
         except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
             raise _failure("the run did not come up", error) from error
         self._peers = self._loop.call(
-            lambda: {address: Peer(target, spec.token) for address, target in self.targets.items()}
+            lambda: {
+                address: Peer(target, spec.token, identity=spec.identity) for address, target in self.targets.items()
+            }
         )
         self._hosts = {actor.run.remote(): (actor, workers) for actor, workers in hosts}
 

@@ -29,20 +29,20 @@ def serve_shard(spec: RunSpec, index: int, weights_N: Tensor) -> MachineServer:
     journal = _journal(spec, Address(Role.SHARD, index))
     now = time.time()
     journal.write([arithmetic(now, 1), shard.opened(now)])
-    return MachineServer(shard, Gate(spec.token, {index: spec.elements[index]}), journal, time.time)
+    return MachineServer(shard, Gate(spec.token, {index: spec.elements[index]}, spec.identity), journal, time.time)
 
 
 def serve_ledger(spec: RunSpec) -> MachineServer:
     """The ledger, not listening yet."""
     ledger, journal = build_ledger(spec), _journal(spec, LEDGER)
     journal.write([ledger.opened(time.time())])
-    return MachineServer(ledger, Gate(spec.token, {}), journal, time.time, TICK_SECONDS)
+    return MachineServer(ledger, Gate(spec.token, {}, spec.identity), journal, time.time, TICK_SECONDS)
 
 
 def serve_averager(spec: RunSpec) -> MachineServer:
     """The averager, not listening yet."""
     torch.set_num_threads(1)
-    gate = Gate(spec.token, dict(enumerate(spec.elements)))
+    gate = Gate(spec.token, dict(enumerate(spec.elements)), spec.identity)
     return MachineServer(build_averager(spec), gate, _journal(spec, AVERAGER), time.time)
 
 
@@ -69,7 +69,7 @@ def worker_host(
         spec.layout.size,
         [build_computation(spec, dataset, reading.batch) for _ in range(turns)],
         reading,
-        Connections(targets, spec.token, Wire(spec.cluster.wire), spec.plan.seed),
+        Connections(targets, spec.token, Wire(spec.cluster.wire), spec.plan.seed, spec.identity),
         journal,
     )
 

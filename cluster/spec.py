@@ -19,6 +19,7 @@ from ps.messages import Wire
 from ps.rules import RuleSettings
 from ps.schedule import ScheduleSettings
 from ps.shard import ShardStatus
+from ps.wire.tls import Identity
 from workers.datasets import DataSettings
 from workers.models import ModelSettings
 from workers.program_settings import ProgramSettings
@@ -35,6 +36,8 @@ class ClusterSettings:
         turns: Gradients computed at once on a machine; 0 for as many as its cores allow.
         threads: Threads per gradient. Part of the arithmetic: another number gives other bits.
         wire: Type that vectors have on their way between hosts: "float32", "bfloat16" or "float16".
+        tls: Encrypt what goes between the actors, with a certificate made for the run.
+        certificate, key: PEM files, for a certificate of one's own instead; both or neither.
     """
 
     workers: int = 8
@@ -43,6 +46,9 @@ class ClusterSettings:
     turns: int = 0
     threads: int = 1
     wire: str = "float32"
+    tls: bool = False
+    certificate: str = ""
+    key: str = ""
 
     def __post_init__(self) -> None:
         require(1 <= self.workers <= 100_000, "cluster.workers", self.workers, "1 to 100,000")
@@ -52,6 +58,8 @@ class ClusterSettings:
         require(self.threads >= 1, "cluster.threads", self.threads, "at least 1")
         wires = [wire.value for wire in Wire]
         require(self.wire in wires, "cluster.wire", self.wire, f"one of {', '.join(wires)}")
+        both = bool(self.certificate) == bool(self.key)
+        require(both, "cluster.key", self.key, "a file if there is a cluster.certificate, and none else")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,7 @@ class RunSpec:
         run: The run's id; part of every actor's name.
         folder: The run directory.
         token: What every call must carry.
+        identity: What the actors prove themselves with; None: they speak without TLS.
     """
 
     run: str
@@ -79,6 +88,7 @@ class RunSpec:
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     program: ProgramSettings = field(default_factory=ProgramSettings)
+    identity: Identity | None = None
 
     @property
     def updates(self) -> int:

@@ -104,7 +104,9 @@ def facts_of(config: Config, drafted: Draft) -> dict[str, Any]:
 def anchored(config: Config) -> Config:
     """The same with absolute paths: whoever else reads them, now or from config.toml, may stand elsewhere."""
     run = replace(config.run, folder=_absolute(config.run.folder), init_from=_absolute(config.run.init_from))
-    return replace(config, run=run, data=replace(config.data, root=_absolute(config.data.root)))
+    data = replace(config.data, root=_absolute(config.data.root))
+    certificate, key = _absolute(config.cluster.certificate), _absolute(config.cluster.key)
+    return replace(config, run=run, data=data, cluster=replace(config.cluster, certificate=certificate, key=key))
 
 
 def _absolute(path: str) -> str:

@@ -18,7 +18,7 @@ import torch
 
 from cluster import serving
 from cluster.local import private_ray
-from cluster.spec import RunSpec
+from cluster.spec import ClusterSettings, RunSpec
 from distbelief import memory, rundir
 from distbelief.card import Card
 from distbelief.config import Config, assignments
@@ -29,6 +29,8 @@ from distbelief.summary import Outcomes, summarise
 from distbelief.watch import ORDERLY_SECONDS, Watch
 from ps.errors import RunFailed
 from ps.ledger import Ending
+from ps.wire import tls
+from ps.wire.tls import Identity
 from workers.datasets import load
 from workers.evaluation import Evaluation, Evaluator
 from workers.images import Traits
@@ -99,12 +101,23 @@ def prepare(config: Config) -> Prepared:
     drafted = draft(config)
     load(config.data, "test")
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    spec = replace(drafted.spec, run=f"{stamp}-{secrets.token_hex(4)}", token=secrets.token_hex(32))
+    spec = replace(
+        drafted.spec,
+        run=f"{stamp}-{secrets.token_hex(4)}",
+        token=secrets.token_hex(32),
+        identity=_identity(config.cluster),
+    )
     if config.cluster.address == "local":
         memory.check(spec, serving.default_turns(spec))
     facts = facts_of(config, drafted)
     traits = Traits.of(drafted.dataset)
     return Prepared(replace(spec, folder=rundir.create(config, stamp)), drafted.weights_N, traits, facts)
+
+
+def _identity(cluster: ClusterSettings) -> Identity | None:
+    if cluster.certificate:
+        return tls.given(Path(cluster.certificate), Path(cluster.key))
+    return tls.made() if cluster.tls else None
 
 
 def _facts(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
@@ -166,7 +179,7 @@ class _Launch:
                 "workers": self._spec.cluster.workers,
                 "total_samples": self._spec.plan.samples,
             }
-            rundir.write_connection(self._spec.folder, self._spec.token, live.targets, facts)
+            rundir.write_connection(self._spec.folder, self._spec.token, live.targets, facts, self._spec.identity)
             self._interrupts.orderly = True
             classes = len(self._traits.classes)
             watch = Watch(self._config, self._spec, classes, live, self._view, self._seconds)

@@ -97,6 +97,7 @@ COUNT = Kind(int, "N", "a whole number")
 NUMBER = Kind(float, "X", "a number")
 DIRECTORY = Kind(Path, "DIR", "a directory")
 FILE = Kind(Path, "FILE", "a file")
+FLAG = Kind(bool, "", "no value")  # the option alone says yes
 
 
 def _crops(text: str) -> int:
@@ -172,6 +173,7 @@ SETTINGS = (
     Setting("--precision", "model.precision", one_of("float32", "bfloat16"), "Arithmetic of forward and backward."),
     Setting("--wire", "cluster.wire", one_of("float32", "bfloat16", "float16"),
             "Type that vectors have on their way between hosts; on one host they do not travel."),
+    Setting("--tls", "cluster.tls", FLAG, "Encrypt what goes between the actors, with a certificate made for the run."),
     Setting("--target-error", "run.target_error", NUMBER,
             "End the run when the average's top-1 error, a fraction, is at most this: 0.05 for 5 %."),
     Setting("--max-seconds", "run.max_seconds", NUMBER, "End the run after so many seconds."),
@@ -183,5 +185,9 @@ SETTINGS = (
 def settings(command: Command) -> Command:
     """Give a command the options in SETTINGS, in their order."""
     for setting in reversed(SETTINGS):
-        command = click.option(setting.option, type=setting.kind, help=setting.help)(command)
+        if setting.kind is FLAG:
+            option = click.option(setting.option, is_flag=True, default=None, help=setting.help)
+        else:
+            option = click.option(setting.option, type=setting.kind, help=setting.help)
+        command = option(command)
     return command

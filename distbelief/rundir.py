@@ -21,6 +21,7 @@ from distbelief.config import Config
 from ps.errors import BadInput
 from ps.messages import Address
 from ps.wire.files import write_whole
+from ps.wire.tls import Identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,9 +71,17 @@ def config_of(folder: Path) -> Config:
     return Config.of({}, folder / CONFIG)
 
 
-def write_connection(folder: Path, token: str, targets: Mapping[Address, str], facts: Mapping[str, int]) -> None:
-    """Say where the run's actors are, to whoever may read this user's files."""
+def write_connection(
+    folder: Path,
+    token: str,
+    targets: Mapping[Address, str],
+    facts: Mapping[str, int],
+    identity: Identity | None = None,
+) -> None:
+    """Say where the run's actors are and what they prove themselves with, to whoever may read this user's files."""
     content = {"token": token, "targets": {str(address): target for address, target in targets.items()}, **facts}
+    if identity is not None:
+        content |= {"certificate": identity.certificate.decode(), "name": identity.name}
     write_whole(folder / CONNECTION, json.dumps(content).encode(), mode=0o600)
 
 

@@ -24,6 +24,7 @@ from ps.ledger import LedgerStatus
 from ps.shard import ShardStatus
 from ps.wire.client import Loop, Peer
 from ps.wire.codec import Status, Traffic
+from ps.wire.tls import Identity
 
 ASK_SECONDS = 5.0
 RUNS = Path("runs")
@@ -211,7 +212,10 @@ def _running(folder: Path) -> Running | None:
     if (content := _json_object(path)) is None:
         return None
     targets = _field(content, "targets", dict, path)
-    answers = _ask_all(targets, _field(content, "token", str, path))
+    identity = None
+    if certificate := content.get("certificate"):
+        identity = Identity(str(certificate).encode(), name=str(content.get("name", "")))
+    answers = _ask_all(targets, _field(content, "token", str, path), identity)
     said = [answer for answer in answers.values() if answer is not None]
     if not said:
         return None
@@ -234,11 +238,13 @@ def _running(folder: Path) -> Running | None:
     )
 
 
-def _ask_all(targets: Mapping[str, object], token: str) -> dict[str, tuple[Status, Traffic] | None]:
+def _ask_all(
+    targets: Mapping[str, object], token: str, identity: Identity | None
+) -> dict[str, tuple[Status, Traffic] | None]:
     """Every actor's answer by its name, None from those that gave none."""
 
     async def ask(target: str) -> tuple[Status, Traffic] | None:
-        peer = Peer(target, token)
+        peer = Peer(target, token, identity=identity)
         try:
             return await peer.report(ASK_SECONDS)
         except (PeerLost, PeerRefused):

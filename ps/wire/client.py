@@ -35,6 +35,7 @@ from ps.wire.codec import (
     unpack,
 )
 from ps.wire.mailbox import SharedVectors
+from ps.wire.tls import Identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +71,7 @@ class Peer:
         vectors: Where the vectors of its exchanges were made, if they may be shared.
         wire: The type that they have on their way over the network.
         seed: The run's root seed, which rounding draws from.
+        identity: What the other end must prove itself with; None: it speaks without TLS.
     """
 
     def __init__(
@@ -79,10 +81,14 @@ class Peer:
         vectors: SharedVectors | None = None,
         wire: Wire = Wire.FLOAT32,
         seed: int = 0,
+        identity: Identity | None = None,
     ) -> None:
         self.target = target
         self._metadata = ((TOKEN, token),)
-        self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        if identity is None:
+            self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        else:
+            self._channel = identity.channel(target, OPTIONS)
         self._ask: Any = self._channel.unary_unary(f"/{SERVICE}/Ask", None, None)
         self._exchange: Any = self._channel.stream_stream(f"/{SERVICE}/Exchange", None, None)
         self._whole: Any = self._channel.unary_unary(f"/{SERVICE}/Whole", None, None)

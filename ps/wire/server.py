@@ -66,6 +66,7 @@ from ps.wire.codec import (
 )
 from ps.wire.files import JournalWriter
 from ps.wire.mailbox import Memory, MemoryElsewhere, OpenMemories
+from ps.wire.tls import Identity
 
 CALLS_AT_ONCE = 8  # calls that hold buffers; others wait unread, and flow control holds their senders
 SEND_SECONDS = 30.0
@@ -87,10 +88,14 @@ class Machine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What a server lets in: calls with the token, and vectors of exactly the length of the shard they name."""
+    """What a server lets in: calls with the token, and vectors of exactly the length of the shard they name.
+
+    `identity`: what it proves itself with; None: it speaks without TLS.
+    """
 
     token: str
     elements: Mapping[int, int]
+    identity: Identity | None = None
 
 
 class MachineServer:
@@ -142,7 +147,10 @@ class MachineServer:
             "Status": grpc.unary_unary_rpc_method_handler(self._status),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        port = server.add_insecure_port(f"{host}:0")
+        if (identity := self._gate.identity) is None:
+            port = server.add_insecure_port(f"{host}:0")
+        else:
+            port = server.add_secure_port(f"{host}:0", identity.server_credentials())
         await server.start()
         if self._tick_seconds:
             self._run_errand(self._tick())
@@ -153,7 +161,7 @@ class MachineServer:
 
         def put() -> None:
             for address, target in targets.items():
-                self._peers[address] = Peer(target, self._gate.token)
+                self._peers[address] = Peer(target, self._gate.token, identity=self._gate.identity)
 
         self._loop.call(put)
 
@@ -258,6 +266,7 @@ class MachineServer:
     async def _mailbox(self, requests: AsyncIterator[bytes], context: Any) -> None:
         """One worker's exchanges through memory, one after the other, until it hangs up."""
         if not self._admitted(context):
+            await _hear_out(requests)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, _STRANGER)
         opened = OpenMemories(self._gate.elements, self._memories)
         async for request in requests:

@@ -68,6 +68,8 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "cluster.turns": ([-1], [0, 1]),
     "cluster.threads": ([0], [1]),
     "cluster.wire": (["bfloat", ""], ["float32", "bfloat16", "float16"]),
+    "cluster.tls": (["yes"], [True, False]),
+    "cluster.key": (["k.pem"], []),  # without a cluster.certificate
     "correction.kind": (["danna", ""], [*CORRECTIONS]),
     "correction.power": ([0.0, math.inf, math.nan], [0.5]),
     "correction.strength": ([-0.1, math.inf, math.nan], [0, 0.04]),
@@ -108,6 +110,7 @@ FREE = {
     "data.name",
     "data.root",
     "simulate.source",
+    "cluster.certificate",
 }  # any text; looked at by those who use it
 
 
@@ -321,8 +324,9 @@ def test_the_edges_of_a_range_are_good(key: str, value: object) -> None:
 
 @pytest.mark.parametrize("key", sorted(all_keys() - {"run.preset"}))
 def test_a_value_of_another_kind_is_refused(key: str) -> None:
-    expected = {str: "text", int: "a whole number", float: "a number"}[type(at(Config(), key))]
-    wrong: list[object] = [True, [1], {"a": 1}, None]
+    kind = type(at(Config(), key))
+    expected = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+    wrong: list[object] = [0 if kind is bool else True, [1], {"a": 1}, None]
     wrong += [1, 1.5] if expected == "text" else ["1"]
     wrong += [2.0] if expected == "a whole number" else []
     for value in wrong:
@@ -358,14 +362,14 @@ def test_a_path_is_text() -> None:
          "lr: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
          "schedule, average, ledger, cluster, correction, consistency, program, simulate"),
         ({"cluster.worker": 3},
-         "cluster.worker: got an unknown key, expected one of workers, shards, address, turns, threads, wire "
-         '(did you mean "cluster.workers"?)'),
+         "cluster.worker: got an unknown key, expected one of workers, shards, address, turns, threads, wire, tls, "
+         'certificate, key (did you mean "cluster.workers"?)'),
         ({"cluster": 3},
-         "cluster: got an unknown key, expected one of workers, shards, address, turns, threads, wire "
-         '(did you mean "cluster.wire"?)'),
+         "cluster: got an unknown key, expected one of workers, shards, address, turns, threads, wire, tls, "
+         'certificate, key (did you mean "cluster.tls"?)'),
         ({"cluster.workers.x": 3},
-         "cluster.workers.x: got an unknown key, expected one of workers, shards, address, turns, threads, wire "
-         '(did you mean "cluster.workers"?)'),
+         "cluster.workers.x: got an unknown key, expected one of workers, shards, address, turns, threads, wire, tls, "
+         'certificate, key (did you mean "cluster.workers"?)'),
         ({"model.name": "inception_mini"},
          "model.name: got 'inception_mini', expected one of googlenet, googlenet-wide, inception-small, "
          "inception-mini "
