@@ -9,8 +9,10 @@ Shape suffix: N = parameters of the model.
 
 from __future__ import annotations
 
+import gc
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -126,8 +128,9 @@ class Simulation:
         """Let the run take place, to its end. `look` is called every now and then between two events; it may read and
         stop the run.
         """
-        while self._agenda.run(EVENTS_AT_ONCE, self._going):
-            look()
+        with _collector_paused():
+            while self._agenda.run(EVENTS_AT_ONCE, self._going):
+                look()
 
     def _going(self) -> bool:
         return bool(self._workers or self._to_start)
@@ -319,6 +322,18 @@ class Simulation:
         seconds = (w.lease_seconds, w.turn_seconds, 0.0, w.compute_seconds, w.exchange_seconds)
         w.lease_seconds = w.turn_seconds = w.compute_seconds = w.exchange_seconds = 0.0
         self._host.write((WorkerTimed(self._agenda.now, w.id, lease, *seconds),))
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without Python's search for cycles: events make none, and it would look through all workers again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def shard_address(index: int) -> Address:

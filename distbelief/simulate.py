@@ -50,7 +50,7 @@ from workers.evaluation import Evaluation, Evaluator
 Journals = Mapping[Address, JournalWriter]
 
 SHARE_OF_MEMORY = 4  # versions take at most one part in so many of what is free; the rest goes to disk
-BUFFER_BYTES = 1 << 20  # of each journal: nobody else hears of what is recorded
+KEPT_BACK = 5000  # records of each journal: nobody hears of them before the end
 SHOW_SECONDS = 0.25  # of a person's time
 METRICS_SHARE = 0.005  # of the run's samples between two lines of metrics
 
@@ -241,7 +241,7 @@ def journals_of(spec: RunSpec) -> Iterator[Journals]:
     names = {shard_address(shard): f"shard-{shard}" for shard in range(spec.layout.shards)}
     names |= {LEDGER: "ledger", AVERAGER: "averager", Address(Role.WORKER): "host-0"}
     journals = {
-        address: JournalWriter(spec.journal / f"{name}{SUFFIX}", spec.run, name, BUFFER_BYTES)
+        address: JournalWriter(spec.journal / f"{name}{SUFFIX}", spec.run, name, KEPT_BACK)
         for address, name in names.items()
     }
     try:

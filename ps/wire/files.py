@@ -41,33 +41,28 @@ class JournalWriter:
         path: The file, created; it must not exist.
         run: The run's id.
         actor: Whose journal this is, for example "shard-0".
-        buffer_bytes: What is kept back until there is so much of it; 0 where others hear of what is recorded.
+        kept_back: Records that wait for others until they are written together; only where nobody hears of what is
+            recorded before the journal is closed.
     """
 
-    def __init__(self, path: Path, run: str, actor: str, buffer_bytes: int = 0) -> None:
+    def __init__(self, path: Path, run: str, actor: str, kept_back: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
         header = pb.Record(header=pb.Header(format=FORMAT, run=run, actor=actor))
-        self._buffer: list[bytes] = []
-        self._buffered = 0
-        self._buffer_bytes = buffer_bytes
+        self._waiting: list[Record] = []
+        self._kept_back = kept_back
         self._write(MAGIC + _framed(header.SerializeToString()))
 
     def write(self, records: Iterable[Record]) -> None:
         """Append these records, all in one write."""
-        data = b"".join([_framed(encode_record(record)) for record in records])
-        if not self._buffer_bytes:
-            self._write(data)
-            return
-        self._buffer.append(data)
-        self._buffered += len(data)
-        if self._buffered >= self._buffer_bytes:
+        self._waiting += records
+        if len(self._waiting) > self._kept_back:
             self._flush()
 
     def _flush(self) -> None:
-        self._write(b"".join(self._buffer))
-        self._buffer.clear()
-        self._buffered = 0
+        data = b"".join([_framed(encode_record(record)) for record in self._waiting])
+        self._waiting.clear()
+        self._write(data)
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
