@@ -15,7 +15,8 @@ from cluster.replayed import Replay, ReplayPieces
 from distbelief.config import Config
 from distbelief.draft import draft
 from distbelief.rundir import CONFIG
-from ps.messages import Wire
+from ps.ledger import LedgerStatus
+from ps.messages import LEDGER, Wire
 from tests.cluster.world import World, served
 from tests.journals import pushes
 from workers.datasets import load
@@ -57,3 +58,12 @@ def test_the_wire_type_holds_between_hosts_only_and_the_run_replays_to_the_bit(
     used = {push.wire for shard in range(2) for push in pushes(world.spec.journal, shard)}
     assert used == {Wire.BFLOAT16 if elsewhere else Wire.FLOAT32}
     assert torch.equal(replayed(world, initial_N), final_N)
+
+
+def test_a_run_with_tls_goes_like_any_other(tmp_path: Path) -> None:
+    with served(tmp_path / "run", cluster__tls=True, run__batch_size=256) as world:
+        assert world.spec.identity is not None
+        world.host(turns=1).run()
+        status = world.status(LEDGER)
+    assert isinstance(status, LedgerStatus)
+    assert (status.ending, status.finished) == ("completed", world.spec.plan.leases)

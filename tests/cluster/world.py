@@ -50,7 +50,7 @@ class World:
 
     def _call(self, address: Address, call: Callable[[Peer], Awaitable[T]]) -> T:
         async def once() -> T:
-            peer = Peer(self.targets[address], self.spec.token)
+            peer = Peer(self.targets[address], self.spec.token, identity=self.spec.identity)
             try:
                 return await call(peer)
             finally:
