@@ -43,7 +43,6 @@ from ps.shard import Outbox
 from workers.program import Answer, Ask, Compute, Note, Program
 
 TICK_SECONDS = 1.0
-EVENTS_AT_ONCE = 100
 _LEDGER, _AVERAGER = -1, -2
 
 
@@ -118,22 +117,21 @@ class Simulation:
             self._agenda.after(max_seconds, self._deliver, (self._ledger, Stop(Ending.TIME.value)))
         self._agenda.after(TICK_SECONDS, self._tick, None, LATE)
         self._to_start = workers
+        self._halted = False
 
     @property
     def now(self) -> float:
         """Virtual seconds since the beginning."""
         return self._agenda.now
 
-    def run(self, look: Callable[[], None] = lambda: None) -> None:
-        """Let the run take place, to its end. `look` is called every now and then between two events; it may read and
-        stop the run.
-        """
+    def run(self, look: Callable[[], None] = lambda: None, events: int = 1000) -> None:
+        """Let the run take place, to its end. `look` is called after so many events, and may read and stop the run."""
         with _collector_paused():
-            while self._agenda.run(EVENTS_AT_ONCE, self._going):
+            while self._agenda.run(events, self._going):
                 look()
 
     def _going(self) -> bool:
-        return bool(self._workers or self._to_start)
+        return bool(self._workers or self._to_start) and not self._halted
 
     @property
     def samples(self) -> int:
@@ -146,9 +144,10 @@ class Simulation:
         shards = tuple(shard.status() for shard in pieces.shards)
         return RunStatus(pieces.ledger.status(), shards, pieces.averager.status(), len(self._workers))
 
-    def stop(self, ending: Ending) -> None:
-        """Grant no more leases."""
+    def stop(self, ending: Ending, at_once: bool = False) -> None:
+        """Grant no more leases. `at_once`: leases in hand are left unfinished."""
         self._deliver((self._ledger, Stop(ending.value)))
+        self._halted = at_once
 
     def read(self, average: bool, out_N: Tensor) -> int:
         """Copy the newest weights, or their average, into `out_N`; return how many it averages (0: none yet)."""

@@ -38,7 +38,7 @@ from distbelief.fit import fitted
 from distbelief.histogram import total
 from distbelief.interrupts import AT_ONCE, Interrupts
 from distbelief.metrics import Meter, MetricsLog
-from distbelief.progress import View, percent, view_for
+from distbelief.progress import Moment, View, percent, view_for
 from distbelief.summary import Outcomes, summarise
 from ps.errors import RunFailed
 from ps.ledger import Ending
@@ -51,6 +51,7 @@ Journals = Mapping[Address, JournalWriter]
 
 SHARE_OF_MEMORY = 4  # versions take at most one part in so many of what is free; the rest goes to disk
 KEPT_BACK = 5000  # records of each journal: nobody hears of them before the end
+LEARNING_EVENTS, COUNTING_EVENTS = 10, 1000  # between two looks, with gradients and without
 SHOW_SECONDS = 0.25  # of a person's time
 METRICS_SHARE = 0.005  # of the run's samples between two lines of metrics
 
@@ -147,19 +148,17 @@ class _Simulate:
         began = time.monotonic()
         copies = Copies(memory.available_bytes() // SHARE_OF_MEMORY, self._spec.layout.size)
         self._log = MetricsLog(self._spec.folder)
-        with journals_of(self._spec) as journals:
-            pieces = self._pieces(copies, journals)
-            self._open(pieces, journals)
-            workers, limit = self._config.cluster.workers, self._config.run.max_seconds
-            self._simulation = Simulation(pieces, model, workers, limit)
-            try:
-                self._simulation.run(self._look)
-                self._record(self._simulation.now)
-                self._log.staleness(total([s.status().staleness for s in pieces.shards]), pieces.shards[0].version)
-            finally:
-                self._log.close()
-                copies.close()
-        return self._finish(time.monotonic() - began)
+        try:
+            with journals_of(self._spec) as journals:
+                pieces = self._pieces(copies, journals)
+                self._open(pieces, journals)
+                workers, limit = self._config.cluster.workers, self._config.run.max_seconds
+                self._simulation = Simulation(pieces, model, workers, limit)
+                self._simulation.run(self._look, LEARNING_EVENTS if self._learns else COUNTING_EVENTS)
+            return self._finish(time.monotonic() - began)
+        finally:
+            self._log.close()
+            copies.close()
 
     def _pieces(self, copies: Copies, journals: Journals) -> Pieces:
         if not self._learns:
@@ -182,41 +181,46 @@ class _Simulate:
 
     def _look(self) -> None:
         now = time.monotonic()
-        if now - self._shown < SHOW_SECONDS and not self._learns:
-            return
         if self._interrupts.seen:
-            self._simulation.stop(Ending.SIGNAL)
+            self._simulation.stop(Ending.SIGNAL, at_once=True)
         samples = self._simulation.samples
         if now - self._shown >= SHOW_SECONDS:
             self._shown = now
-            self._view.show(self._meter.moment(self._simulation.now, self._simulation.status()))
+            self._view.show(self._moment())
         if samples - self._logged >= METRICS_SHARE * self._spec.plan.samples:
             self._logged = samples
-            self._record(self._simulation.now)
+            self._record()
         every = self._config.simulate.evaluate_epochs * self._spec.plan.examples
         if self._learns and every and samples - self._evaluated >= every:
             self._evaluated = samples
             self._evaluate()
 
-    def _record(self, seconds: float) -> None:
-        status = self._simulation.status()
-        self._log.moment(self._meter.moment(seconds, status), status)
+    def _moment(self) -> Moment:
+        return self._meter.moment(self._simulation.now, self._simulation.status())
+
+    def _record(self) -> None:
+        self._log.moment(self._moment(), self._simulation.status())
 
     def _evaluate(self) -> None:
         if not self._simulation.read(True, self._vector_N):
             return
         found = self._evaluator.evaluate(self._vector_N)
         self._meter.average_error = found.top1_error
-        self._log.evaluation(self._meter.moment(self._simulation.now, self._simulation.status()), found)
+        self._log.evaluation(self._moment(), found)
         if self._config.run.target_error > 0 and found.top1_error <= self._config.run.target_error:
             self._simulation.stop(Ending.TARGET)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _finish(self, real_seconds: float) -> dict[str, Any]:
+        self._record()
         found: dict[str, tuple[Evaluation | None, str]] = {}
         for name in rundir.WEIGHTS:
             found[name] = self._saved(name) if self._learns else (None, "")
+        if (average := found["average"][0]) is not None:
+            self._log.evaluation(self._moment(), average)
+        shards = self._simulation.status().shards
+        self._log.staleness(total([shard.staleness for shard in shards]), shards[0].version)
         status = self._simulation.status().ledger
         ending = status.ending or Ending.FAILED.value
         message = status.message if status.ending else "all workers were lost before the run ended"

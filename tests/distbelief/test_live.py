@@ -18,7 +18,9 @@ import psutil
 import pytest
 
 from distbelief.card import read_card
+from distbelief.replay import replay
 from distbelief.summary import Account
+from distbelief.verify import verify
 from ps.leases import LeasePlan
 from tests.journals import both_sides_of_conservation
 from workers.datasets import DataSettings, load
@@ -193,6 +195,30 @@ def test_a_lost_worker_host_costs_time_and_nothing_else(tmp_path: Path) -> None:
     assert summary["stopped_by"] == "completed"
     assert summary["leases"]["reissued"] >= 1
     assert_exactly_once(tmp_path, summary, LeasePlan(1437, 16, 6, 0))
+
+
+@pytest.mark.parametrize(
+    ("workers", "shards", "precision", "killed"),
+    [(1, 1, "float32", False), (8, 4, "bfloat16", True), (32, 2, "float32", True), (32, 4, "bfloat16", False)],
+)
+def test_a_live_run_comes_out_again_bit_for_bit(
+    tmp_path: Path, workers: int, shards: int, precision: str, killed: bool
+) -> None:
+    options = f"--workers {workers} --shards {shards} --precision {precision} --epochs 2 --set cluster.turns=2"
+    with launched(tmp_path, *options.split()) as process:
+        if killed:
+            assert eventually(lambda: training(tmp_path, 40), 60), "no update"
+            hosts = [p for p in descendants(psutil.Process(process.pid)) if "_Host" in " ".join(p.cmdline())]
+            hosts[0].kill()
+        _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    summary = summary_of(tmp_path)
+    assert summary["replayable"] is True
+    assert (summary["leases"]["reissued"] > 0) is killed
+    assert verify(tmp_path / "run").verdict == "exactly once"
+    found = replay(tmp_path / "run")
+    assert (found.verdict, found.differences) == ("identical", [])
+    assert found.versions == (360,) * shards
 
 
 def test_a_lost_shard_is_said_in_one_line(tmp_path: Path) -> None:

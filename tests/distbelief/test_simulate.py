@@ -1,0 +1,142 @@
+"""Simulate: the run directory it leaves, and that everything for live runs works on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distbelief import cli
+from distbelief.config import Config
+from distbelief.fit import fitted
+from distbelief.replay import replay
+from distbelief.simulate import simulate
+from distbelief.verify import verify
+from ps.errors import BadInput
+from ps.journal import WorkerTimed
+from ps.wire.files import journals, read_journal
+
+SMALL = {"run.epochs": 1, "run.batch_size": 64, "cluster.workers": 4, "cluster.shards": 2}  # 23 updates
+
+
+def simulated(folder: Path, **values: object) -> dict[str, Any]:
+    chosen = {name.replace("__", "."): value for name, value in values.items()}
+    return simulate(Config.of({**SMALL, "run.folder": str(folder), **chosen}))
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four workers, two shards, one epoch of digits, with gradients."""
+    folder = tmp_path_factory.mktemp("learned") / "run"
+    simulated(folder)
+    return folder
+
+
+def test_it_leaves_what_a_live_run_leaves(learned: Path) -> None:
+    assert {path.name for path in learned.iterdir()} == {
+        "config.toml", "journal", "metrics.jsonl", "tensorboard", "latest.safetensors", "average.safetensors",
+        "summary.json",
+    }  # fmt: skip
+    names = [path.name for path in journals(learned / "journal")]
+    assert names == [f"{actor}.journal" for actor in ("averager", "host-0", "ledger", "shard-0", "shard-1")]
+    summary = json.loads((learned / "summary.json").read_text())
+    assert (summary["clock"], summary["stopped_by"], summary["replayable"]) == ("simulated", "completed", True)
+    assert (summary["updates"], summary["workers"], summary["leases"]["outstanding"]) == (23, 4, 0)
+    assert summary["evaluation"]["average"]["examples"] == 360
+    kinds = [json.loads(line)["kind"] for line in (learned / "metrics.jsonl").read_text().splitlines()]
+    assert {"train", "evaluation"} <= set(kinds)
+
+
+def test_times_are_virtual(learned: Path) -> None:
+    """23 gradients of about 0.1 s by four workers take about 0.6 s of theirs, however long they took of ours."""
+    summary = json.loads((learned / "summary.json").read_text())
+    assert 0.3 < summary["seconds"] < 1.2
+    timed = [r for r in read_journal(learned / "journal" / "host-0.journal") if isinstance(r, WorkerTimed)]
+    assert len(timed) == 23
+    assert all(0.03 < record.compute_seconds < 0.3 for record in timed)
+
+
+def test_it_can_be_replayed_verified_and_shown(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay(learned).verdict == "identical"
+    assert verify(learned).verdict == "exactly once"
+    assert cli.run(["status", str(learned)]) == 0
+    assert "ended (completed)" in capsys.readouterr().out
+
+
+def test_the_same_configuration_is_the_same_journal(learned: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    simulate(Config.of({"run.folder": str(again)}, learned / "config.toml"))
+    other = simulated(tmp_path / "other", run__seed=1)
+    for path in journals(learned / "journal"):
+        assert list(read_journal(path)) == list(read_journal(again / "journal" / path.name))
+    first = json.loads((learned / "summary.json").read_text())
+    assert other["evaluation"]["latest"]["loss"] != first["evaluation"]["latest"]["loss"]
+
+
+def test_without_gradients_it_takes_the_same_time_and_learns_nothing(learned: Path, tmp_path: Path) -> None:
+    counted = simulated(tmp_path / "run", simulate__gradients="none")
+    summary = json.loads((learned / "summary.json").read_text())
+    for key in ("seconds", "updates", "staleness", "leases"):
+        assert counted[key] == summary[key]
+    assert counted["evaluation"]["average"]["top1_error"] is None
+    assert not (tmp_path / "run" / "latest.safetensors").exists()
+    assert replay(tmp_path / "run").verdict == "identical"
+
+
+def test_it_ends_at_its_target_and_at_its_time(tmp_path: Path) -> None:
+    target = simulated(tmp_path / "target", run__target_error=0.95, run__epochs=3, simulate__evaluate_epochs=0.1)
+    assert target["stopped_by"] == "target"
+    assert target["updates"] < 69
+    timed = simulated(tmp_path / "time", run__max_seconds=0.35, simulate__gradients="none")
+    assert timed["stopped_by"] == "time"
+    assert 0.35 <= timed["seconds"] < 0.7
+    assert verify(tmp_path / "time").verdict == "ended early"
+
+
+def test_when_all_workers_are_lost_it_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = "--workers 2 --epochs 1 --no-gradients --set simulate.life_seconds=0.01"
+    assert cli.run(["simulate", "--run", str(tmp_path / "run"), *typed.split()]) == 1
+    assert "all workers were lost before the run ended" in capsys.readouterr().err
+
+
+# --- from a recorded run ---------------------------------------------------------------------------------------------
+
+
+def test_a_fit_takes_the_times_that_were_measured(tmp_path: Path) -> None:
+    simulated(
+        tmp_path / "run", simulate__gradients="none", simulate__compute="constant", simulate__slow_workers=2,
+        simulate__slow_factor=4.0, simulate__latency_seconds=0.01, simulate__service_seconds=0.001, run__batch_size=4,
+    )  # fmt: skip
+    found = fitted(tmp_path / "run")
+    assert (found["simulate.compute"], found["simulate.turns"]) == ("empirical", 0)
+    assert found["simulate.latency_seconds"] == pytest.approx(0.01, rel=0.1)
+    again = simulate(Config.of({**found, "run.folder": str(tmp_path / "again")}, tmp_path / "run" / "config.toml"))
+    first = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert again["seconds"] == pytest.approx(first["seconds"], rel=0.05)
+    assert again["staleness"]["mean"] == pytest.approx(first["staleness"]["mean"], rel=0.05)
+    assert again["staleness"]["histogram"].keys() & first["staleness"]["histogram"].keys()
+
+
+def test_what_if_there_were_more_workers(learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["--from", str(learned), "--workers", "16", "--no-gradients", "--run", str(tmp_path / "run")]
+    assert cli.run(["simulate", *typed]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["workers"], summary["updates"]) == (16, 23)
+    config = Config.of({}, tmp_path / "run" / "config.toml")
+    assert (config.simulate.compute, config.simulate.source) == ("empirical", str(learned))
+    assert "as measured in" in capsys.readouterr().err
+
+
+def test_a_run_without_updates_cannot_be_fitted(tmp_path: Path) -> None:
+    simulated(tmp_path / "run", simulate__gradients="none", run__max_seconds=0.0001)
+    with pytest.raises(BadInput, match="have no compute times; expected a run with updates"):
+        fitted(tmp_path / "run")
+
+
+def test_empirical_times_need_a_source(tmp_path: Path) -> None:
+    said = r"simulate\.source: got '', expected a run directory whose journal has compute times"
+    with pytest.raises(BadInput, match=said):
+        simulated(tmp_path / "run", simulate__compute="empirical")
+    assert not (tmp_path / "run").exists()
