@@ -152,3 +152,22 @@ def simulator(workers: int, shards: int, pairs: int, as_json: bool, debug: bool)
     from distbelief.bench.simulator import simulator_command
 
     return simulator_command(workers, shards, pairs, as_json)
+
+
+@bench.command()
+@click.option("--preset", type=text("NAME"), default="digits", help="Which run; digits is the default.")
+@click.option("--workers", type=COUNT, default=32, help="Logical workers; 32 is the default.")
+@click.option("--runs", type=COUNT, default=3, help="Runs; 3 is the default.")
+@json_option
+@debug_option
+def startup(preset: str, workers: int, runs: int, as_json: bool, debug: bool) -> int:
+    """From the command to the first update, and the memory of a whole run.
+
+    \b
+    Examples:
+      distbelief bench startup
+      distbelief bench startup --workers 8 --json | jq .first_update_seconds
+    """
+    from distbelief.bench.startup import startup_command
+
+    return startup_command(preset, workers, runs, as_json)
