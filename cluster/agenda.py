@@ -22,23 +22,28 @@ class Agenda:
         now: Virtual seconds since the beginning.
     """
 
-    __slots__ = ("_events", "_sequence", "now")
+    __slots__ = ("_events", "_sequence", "_stopped", "now")
 
     def __init__(self) -> None:
         self.now = 0.0
         self._events: list[tuple[float, int, int, Action, Any]] = []
         self._sequence = 0
+        self._stopped = False
 
     def after(self, seconds: float, action: Action, argument: Any, priority: int = NORMAL) -> None:
         """Let `action(argument)` happen in so many seconds, 0 or more."""
         self._sequence += 1
         heappush(self._events, (self.now + seconds, priority, self._sequence, action, argument))
 
-    def run(self, most: int, going: Callable[[], bool]) -> bool:
-        """Let at most so many events happen, as long as `going()`; return whether there is more to come."""
+    def stop(self) -> None:
+        """Let nothing more happen."""
+        self._stopped = True
+
+    def run(self, most: int) -> bool:
+        """Let at most so many events happen, until `stop`; return whether there is more to come."""
         events = self._events
         for _ in range(most):
-            if not events or not going():
+            if self._stopped or not events:
                 return False
             self.now, _, _, action, argument = heappop(events)
             action(argument)

@@ -117,7 +117,6 @@ class Simulation:
             self._agenda.after(max_seconds, self._deliver, (self._ledger, Stop(Ending.TIME.value)))
         self._agenda.after(TICK_SECONDS, self._tick, None, LATE)
         self._to_start = workers
-        self._halted = False
 
     @property
     def now(self) -> float:
@@ -127,11 +126,8 @@ class Simulation:
     def run(self, look: Callable[[], None] = lambda: None, events: int = 1000) -> None:
         """Let the run take place, to its end. `look` is called after so many events, and may read and stop the run."""
         with _collector_paused():
-            while self._agenda.run(events, self._going):
+            while self._agenda.run(events):
                 look()
-
-    def _going(self) -> bool:
-        return bool(self._workers or self._to_start) and not self._halted
 
     @property
     def samples(self) -> int:
@@ -147,7 +143,8 @@ class Simulation:
     def stop(self, ending: Ending, at_once: bool = False) -> None:
         """Grant no more leases. `at_once`: leases in hand are left unfinished."""
         self._deliver((self._ledger, Stop(ending.value)))
-        self._halted = at_once
+        if at_once:
+            self._agenda.stop()
 
     def read(self, average: bool, out_N: Tensor) -> int:
         """Copy the newest weights, or their average, into `out_N`; return how many it averages (0: none yet)."""
@@ -224,10 +221,9 @@ class Simulation:
 
     def _lose(self, worker: _Worker) -> None:
         """A worker's process is gone; what it sent before still arrives."""
-        if self._workers.pop(worker.id, None) is None:
+        if worker.id not in self._workers:
             return
         worker.program.close()
-        self._vectors.leave(worker.id)
         if worker in self._line:
             self._line.remove(worker)
         elif worker.computing:
@@ -238,6 +234,14 @@ class Simulation:
             self._to_start += 1
             self._agenda.after(chosen.rejoin_seconds, self._start, self._next_worker)
             self._next_worker += 1
+        self._leave(worker)
+
+    def _leave(self, worker: _Worker) -> None:
+        """The run is over when nobody is at work and nobody will come."""
+        del self._workers[worker.id]
+        self._vectors.leave(worker.id)
+        if not self._workers and not self._to_start:
+            self._agenda.stop()
 
     def _answered(self, letter: tuple[int, _Actor, Message]) -> None:
         """An answer reaches a worker, which goes on when it has all that it asked for."""
@@ -264,8 +268,7 @@ class Simulation:
             try:
                 effect = worker.program.send(answer)
             except StopIteration:
-                del self._workers[worker.id]
-                self._vectors.leave(worker.id)
+                self._leave(worker)
                 return
             match effect:
                 case Note():
