@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from rich.table import Table
 
 from cluster.copies import Copies
@@ -44,6 +45,7 @@ def simulator_command(workers: int, shards: int, pairs: int, as_json: bool) -> i
     """`distbelief bench simulator`: prints a table, or one JSON object. Returns the exit code; raises BadInput."""
     require(pairs >= 1, "--pairs", pairs, "at least 1")
     drafted = _drafted(workers, shards)
+    torch.set_num_threads(drafted.spec.cluster.threads)
     rates, shares = [], []
     with bar(f"simulating {workers:,} workers") as progress:
         for done in range(pairs):

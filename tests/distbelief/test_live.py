@@ -197,6 +197,7 @@ def test_a_lost_worker_host_costs_time_and_nothing_else(tmp_path: Path) -> None:
     assert_exactly_once(tmp_path, summary, LeasePlan(1437, 16, 6, 0))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("workers", "shards", "precision", "killed"),
     [(1, 1, "float32", False), (8, 4, "bfloat16", True), (32, 2, "float32", True), (32, 4, "bfloat16", False)],
@@ -207,7 +208,7 @@ def test_a_live_run_comes_out_again_bit_for_bit(
     options = f"--workers {workers} --shards {shards} --precision {precision} --epochs 2 --set cluster.turns=2"
     with launched(tmp_path, *options.split()) as process:
         if killed:
-            assert eventually(lambda: training(tmp_path, 40), 60), "no update"
+            assert eventually(lambda: training(tmp_path, 40), 120), "no update"
             hosts = [p for p in descendants(psutil.Process(process.pid)) if "_Host" in " ".join(p.cmdline())]
             hosts[0].kill()
         _, err = process.communicate(timeout=200)
