@@ -127,14 +127,19 @@ def _facts(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
         rule += f", momentum {config.rule.momentum:g}"
     if config.correction.kind != "none":
         rule += f", correction {config.correction.kind}"
+    mode = "" if config.consistency.kind == "async" else f", consistency {config.consistency.kind}"
+    if config.program.kind != "gradient":
+        mode += f", program {config.program.kind} with {config.program.push_every} batches per lease"
+    needed = memory.needed_bytes(spec, serving.default_turns(spec)) / 2**30
     run, cluster, plan = config.run, config.cluster, spec.plan
     member = f", ensemble member {run.ensemble_member}" if run.ensemble_member else ""
     return [
         ("run", os.path.relpath(spec.folder)),
         ("data", f"{config.data.name}, {plan.examples:,} examples, {run.epochs} epochs in batches of {run.batch_size}"),
         ("model", f"{config.model.name}, {spec.layout.size:,} parameters, {config.model.precision}{member}"),
-        ("cluster", f"{cluster.workers} workers, {cluster.shards} shards, address {cluster.address}"),
+        ("cluster", f"{cluster.workers} workers, {cluster.shards} shards, address {cluster.address}{mode}"),
         ("rule", rule),
+        ("memory", f"about {needed:.1f} GiB, if all of it is on one machine"),
     ]
 
 

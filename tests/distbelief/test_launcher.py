@@ -19,6 +19,7 @@ from distbelief.config import Config
 from distbelief.interrupts import AT_ONCE
 from distbelief.launcher import Prepared, prepare, run_from_command_line
 from distbelief.progress import Fact, Moment
+from ps.consistency import ConsistencySettings
 from ps.errors import BadInput, RunFailed
 from ps.layout import Layout
 from workers.augment import training_augmentation
@@ -28,6 +29,7 @@ from workers.evaluation import Evaluation
 from workers.images import Traits
 from workers.inception import initialise
 from workers.models import build
+from workers.program_settings import ProgramSettings
 
 # Sha256 of the training images and labels inside the package
 DIGITS_FINGERPRINT = "4f1c7763060452d99ee48258b57a75ccb00c7563bcb153fbe83315447f328d4d"
@@ -399,6 +401,7 @@ def test_the_facts_that_a_person_sees_first(tmp_path: Path, monkeypatch: pytest.
     }  # fmt: skip
     config = Config.of(chosen)
     found = prepare(config)
+    monkeypatch.setattr(launcher.memory, "needed_bytes", lambda spec, turns: 3 << 29)
     facts = dict(launcher._facts(config, found))
     assert facts == {
         "run": "r",
@@ -406,6 +409,10 @@ def test_the_facts_that_a_person_sees_first(tmp_path: Path, monkeypatch: pytest.
         "model": f"inception-mini, {found.spec.layout.size:,} parameters, float32",
         "cluster": "8 workers, 2 shards, address local",
         "rule": "momentum, rate 0.05 (cosine), momentum 0.5",
+        "memory": "about 1.5 GiB, if all of it is on one machine",
     }
     sgd = replace(config, rule=replace(config.rule, rule="sgd"))
     assert dict(launcher._facts(sgd, found))["rule"] == "sgd, rate 0.05 (cosine)"
+    local = replace(config, program=ProgramSettings("local", push_every=4), consistency=ConsistencySettings("sync"))
+    mode = "consistency sync, program local with 4 batches per lease"
+    assert dict(launcher._facts(local, found))["cluster"] == f"8 workers, 2 shards, address local, {mode}"
