@@ -184,6 +184,8 @@ class OpenMemories:
         if not proto.HasField("exchange"):
             raise WireError("mail without an exchange: got none, expected one")
         exchange = proto.exchange
+        if exchange.wire != pb.WIRE_FLOAT32:
+            raise WireError(f"mailbox: got wire type {exchange.wire}, expected float32: nothing travels")
         pushed, pulled = exchange.HasField("push"), exchange.pull
         expected = self._elements.get(exchange.shard)
         if expected is None or exchange.elements != (expected if pushed or pulled else 0):

@@ -204,6 +204,15 @@ def test_another_length_than_the_shards_is_refused_before_anything_is_opened(ele
         opened().message(mail.SerializeToString())
 
 
+def test_a_wire_type_is_refused_where_nothing_travels() -> None:
+    """Else the journal would say that a gradient was rounded that was not."""
+    worker = Worker()
+    mail = pb.Mail.FromString(mail_of(worker.vectors, worker.exchange(1, 0)))
+    mail.exchange.wire = pb.WIRE_BFLOAT16
+    with pytest.raises(WireError, match="expected float32"):
+        opened().message(mail.SerializeToString())
+
+
 @pytest.mark.parametrize("data", [b"\xff\xff garbage", b"", b"\x0a\x02\x18\x07"])
 def test_bytes_that_are_no_mail_are_refused(data: bytes) -> None:
     with pytest.raises(WireError):
