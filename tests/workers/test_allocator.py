@@ -17,7 +17,7 @@ PROGRAM = """if True:
     faults = []
 
     def work():
-        for _ in range(12):
+        for _ in range(24):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             held = [torch.ones(1 << 24) for _ in range(2)]  # 64 MiB each
             del held
@@ -31,7 +31,7 @@ PROGRAM = """if True:
 
 
 def faults(kept: bool) -> tuple[bool, list[int]]:
-    """Whether memory is kept, and the page faults of twelve rounds that take and free the same blocks on a thread."""
+    """Whether memory is kept, and the page faults of 24 rounds that take and free the same blocks on a thread."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(kept=kept)], capture_output=True, text=True, timeout=100, check=True
     )
