@@ -44,4 +44,4 @@ def test_a_thread_gets_back_what_it_freed() -> None:
     if not told:
         pytest.skip("this C library cannot be told to")
     _, afresh = faults(kept=False)
-    assert kept[-1] < afresh[-1] / 10
+    assert min(kept) < min(afresh) / 10  # the heap settles after some rounds, not always after as many
