@@ -114,11 +114,19 @@ def test_killed_shards_leave_the_worker_with_what_it_had(tmp_path: Path, start: 
         gradient_N.fill_(1.0)
         pull = loop.run(peer.exchange(Exchange(0, 1, 0, None, weights_N), SECONDS))
         assert isinstance(pull, Exchanged)
-        message = Exchange(0, 2, 0, Push(0, 0, 1, (Reading(0, 0),), gradient_N), weights_N)
+        first, message = (
+            Exchange(0, 2 + lease, 0, Push(lease, 0, 1, (Reading(0, 0),), gradient_N), weights_N) for lease in (0, 1)
+        )
 
-        async def killed(peer: Peer = peer, shard: subprocess.Popen[str] = shard, message: Exchange = message) -> bool:
-            call = asyncio.ensure_future(peer.exchange(message, SECONDS))
-            await asyncio.sleep(float(bits.uniform(0, EXCHANGE_SECONDS)))
+        async def killed(
+            peer: Peer = peer, shard: subprocess.Popen[str] = shard, first: Exchange = first, last: Exchange = message
+        ) -> bool:
+            now = asyncio.get_running_loop().time
+            began = now()
+            await peer.exchange(first, SECONDS)
+            seconds = now() - began  # so that the kill falls within the next one, which is faster, on any machine
+            call = asyncio.ensure_future(peer.exchange(last, SECONDS))
+            await asyncio.sleep(float(bits.uniform(0, 0.4)) * seconds)
             shard.kill()
             try:
                 await call
