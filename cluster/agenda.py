@@ -12,7 +12,7 @@ from typing import Any
 
 Action = Callable[[Any], None]
 
-URGENT, NORMAL, LATE = -1, 0, 1  # priorities; late: looks at the others' work of the same moment
+NORMAL, LATE = 0, 1  # priorities; late: looks at the others' work of the same moment
 
 
 class Agenda:
