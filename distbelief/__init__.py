@@ -6,6 +6,7 @@ summary = distbelief.launch(distbelief.Config.of({"run.preset": "digits", "clust
 
 from __future__ import annotations
 
+import time  # noqa: TID251 -- when a person asked for what runs
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from distbelief.launcher import launch
 
 __all__ = ["Config", "launch"]
+
+# When this program began, seconds since 1970. Its process may be older: a shell gives its own to the last command.
+BEGAN = time.time() - time.process_time()
 
 _HOMES = {"Config": "distbelief.config", "launch": "distbelief.launcher"}
 

@@ -19,7 +19,7 @@ import torch
 from cluster import serving
 from cluster.local import private_ray
 from cluster.spec import ClusterSettings, RunSpec
-from distbelief import memory, rundir
+from distbelief import BEGAN, memory, rundir
 from distbelief.card import Card
 from distbelief.config import Config, assignments
 from distbelief.draft import anchored, draft, facts_of
@@ -60,7 +60,7 @@ def run_from_command_line(options: Mapping[str, object], texts: tuple[str, ...],
     values = dict(options)
     file = values.pop("config", None)
     config = Config.of({**assignments(texts), **values}, Path(str(file)) if file else None)
-    summary = launch(config, started=psutil.Process().create_time())
+    summary = launch(config, started=max(psutil.Process().create_time(), BEGAN))
     if summary["stopped_by"] == Ending.SIGNAL.value:
         return AT_ONCE
     if summary["stopped_by"] in (Ending.DIVERGED.value, Ending.FAILED.value):
