@@ -49,6 +49,7 @@ class Connections:
     wire: Wire = Wire.FLOAT32
     seed: int = 0
     identity: Identity | None = None
+    memory: bool = True  # exchange through memory where both ends are on one host
 
 
 @dataclass(slots=True)
@@ -96,11 +97,10 @@ class WorkerHost:
         self._journal = journal
         self._journal_lock = threading.Lock()
         self._loop = Loop("distbelief-host")
+        shared = self._vectors if connections.memory else None
         self._peers = self._loop.call(
             lambda: {
-                to: Peer(
-                    target, connections.token, self._vectors, connections.wire, connections.seed, connections.identity
-                )
+                to: Peer(target, connections.token, shared, connections.wire, connections.seed, connections.identity)
                 for to, target in connections.targets.items()
             }
         )

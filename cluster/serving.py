@@ -69,7 +69,14 @@ def worker_host(
         spec.layout.size,
         [build_computation(spec, dataset, reading.batch) for _ in range(turns)],
         reading,
-        Connections(targets, spec.token, Wire(spec.cluster.wire), spec.plan.seed, spec.identity),
+        Connections(
+            targets,
+            spec.token,
+            Wire(spec.cluster.wire),
+            spec.plan.seed,
+            spec.identity,
+            memory=spec.cluster.path == "auto",
+        ),
         journal,
     )
 

@@ -36,6 +36,8 @@ class ClusterSettings:
         turns: Gradients computed at once on a machine; 0 for as many as its cores allow.
         threads: Threads per gradient. Part of the arithmetic: another number gives other bits.
         wire: Type that vectors have on their way between hosts: "float32", "bfloat16" or "float16".
+        path: How vectors travel: "auto" through memory between processes of one host, else over the network;
+            "network" always, to try on one machine what a wire type does.
         tls: Encrypt what goes between the actors, with a certificate made for the run.
         certificate, key: PEM files, for a certificate of one's own instead; both or neither.
     """
@@ -46,6 +48,7 @@ class ClusterSettings:
     turns: int = 0
     threads: int = 1
     wire: str = "float32"
+    path: str = "auto"
     tls: bool = False
     certificate: str = ""
     key: str = ""
@@ -58,6 +61,7 @@ class ClusterSettings:
         require(self.threads >= 1, "cluster.threads", self.threads, "at least 1")
         wires = [wire.value for wire in Wire]
         require(self.wire in wires, "cluster.wire", self.wire, f"one of {', '.join(wires)}")
+        require(self.path in ("auto", "network"), "cluster.path", self.path, '"auto" or "network"')
         both = bool(self.certificate) == bool(self.key)
         require(both, "cluster.key", self.key, "a file if there is a cluster.certificate, and none else")
 

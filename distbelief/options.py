@@ -172,7 +172,7 @@ SETTINGS = (
             "implicit-momentum or dana."),
     Setting("--precision", "model.precision", one_of("float32", "bfloat16"), "Arithmetic of forward and backward."),
     Setting("--wire", "cluster.wire", one_of("float32", "bfloat16", "float16"),
-            "Type that vectors have on their way between hosts; on one host they do not travel."),
+            "Type that vectors have on their way between hosts (within one: only with --set cluster.path=network)."),
     Setting("--tls", "cluster.tls", FLAG, "Encrypt what goes between the actors, with a certificate made for the run."),
     Setting("--target-error", "run.target_error", NUMBER,
             "End the run when the average's top-1 error, a fraction, is at most this: 0.05 for 5 %."),

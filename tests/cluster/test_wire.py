@@ -45,18 +45,19 @@ def replayed(world: World, weights_N: Tensor) -> Tensor:
         copies.close()
 
 
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["one host", "two hosts"])
+@pytest.mark.parametrize("where", ["one host", "two hosts", "no memory"])
 def test_the_wire_type_holds_between_hosts_only_and_the_run_replays_to_the_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    if elsewhere:  # as another host's processes look from a shard
+    if where == "two hosts":  # as another host's processes look from a shard
         monkeypatch.setattr("ps.wire.mailbox.os.getpid", lambda: 1 << 30)
-    with served(tmp_path / "run", cluster__wire="bfloat16", run__batch_size=256) as world:
+    path = "network" if where == "no memory" else "auto"
+    with served(tmp_path / "run", cluster__wire="bfloat16", cluster__path=path, run__batch_size=256) as world:
         world.host(turns=1).run()
         final_N = world.weights()
         initial_N = draft(Config.of({}, world.spec.folder / CONFIG)).weights_N
     used = {push.wire for shard in range(2) for push in pushes(world.spec.journal, shard)}
-    assert used == {Wire.BFLOAT16 if elsewhere else Wire.FLOAT32}
+    assert used == {Wire.FLOAT32 if where == "one host" else Wire.BFLOAT16}
     assert torch.equal(replayed(world, initial_N), final_N)
 
 

@@ -68,6 +68,7 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "cluster.turns": ([-1], [0, 1]),
     "cluster.threads": ([0], [1]),
     "cluster.wire": (["bfloat", ""], ["float32", "bfloat16", "float16"]),
+    "cluster.path": (["memory", ""], ["auto", "network"]),
     "cluster.tls": (["yes"], [True, False]),
     "cluster.key": (["k.pem"], []),  # without a cluster.certificate
     "correction.kind": (["danna", ""], [*CORRECTIONS]),
@@ -362,14 +363,14 @@ def test_a_path_is_text() -> None:
          "lr: got an unknown section, expected section.key with one of run, data, model, one_worker, rule, "
          "schedule, average, ledger, cluster, correction, consistency, program, simulate"),
         ({"cluster.worker": 3},
-         "cluster.worker: got an unknown key, expected one of workers, shards, address, turns, threads, wire, tls, "
-         'certificate, key (did you mean "cluster.workers"?)'),
+         "cluster.worker: got an unknown key, expected one of workers, shards, address, turns, threads, wire, path, "
+         'tls, certificate, key (did you mean "cluster.workers"?)'),
         ({"cluster": 3},
-         "cluster: got an unknown key, expected one of workers, shards, address, turns, threads, wire, tls, "
-         'certificate, key (did you mean "cluster.tls"?)'),
+         "cluster: got an unknown key, expected one of workers, shards, address, turns, threads, wire, path, "
+         'tls, certificate, key (did you mean "cluster.tls"?)'),
         ({"cluster.workers.x": 3},
-         "cluster.workers.x: got an unknown key, expected one of workers, shards, address, turns, threads, wire, tls, "
-         'certificate, key (did you mean "cluster.workers"?)'),
+         "cluster.workers.x: got an unknown key, expected one of workers, shards, address, turns, threads, wire, path, "
+         'tls, certificate, key (did you mean "cluster.workers"?)'),
         ({"model.name": "inception_mini"},
          "model.name: got 'inception_mini', expected one of googlenet, googlenet-wide, inception-small, "
          "inception-mini "
