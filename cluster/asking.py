@@ -16,6 +16,7 @@ from ps.errors import PeerLost
 from ps.messages import Address, Exchange, Message, Read, Sample
 from ps.wire.client import Peer
 from ps.wire.mailbox import SharedVectors
+from ps.wire.server import Interference
 
 EXCHANGE_SECONDS = 120.0  # deadline of one call; the same call is made again after it
 PATIENCE_SECONDS = 30.0  # how long an actor may be out of reach before its workers give up
@@ -29,12 +30,20 @@ class Asking:
         peers: The actors.
         vectors: Where the workers' vectors were made.
         stopping: Once it is set, a lost call is not made again.
+        interference: What messages pass before they are sent.
     """
 
-    def __init__(self, peers: Mapping[Address, Peer], vectors: SharedVectors, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        peers: Mapping[Address, Peer],
+        vectors: SharedVectors,
+        stopping: threading.Event,
+        interference: Interference | None = None,
+    ) -> None:
         self._peers = peers
         self._vectors = vectors
         self._stopping = stopping
+        self._interference = interference
 
     async def all(self, requests: Sequence[tuple[Address, Message]]) -> tuple[Message, ...]:
         """The answers, in the order of the requests.
@@ -85,8 +94,12 @@ class Asking:
                 raise error
 
     async def _once(self, to: Address, message: Message) -> Message:
-        if isinstance(message, Exchange | Sample | Read):
-            return await self._peers[to].exchange(message, EXCHANGE_SECONDS)
-        answer = await self._peers[to].ask(message, EXCHANGE_SECONDS)
+        async def carry(message: Message) -> Message | None:
+            if isinstance(message, Exchange | Sample | Read):
+                return await self._peers[to].exchange(message, EXCHANGE_SECONDS)
+            return await self._peers[to].ask(message, EXCHANGE_SECONDS)
+
+        interference = self._interference
+        answer = await (carry(message) if interference is None else interference.passes(message, carry))
         assert answer is not None, f"{type(message).__name__} was not answered"
         return answer

@@ -26,8 +26,11 @@ from ps.messages import Address, Exchange, Lease, Message, Wire
 from ps.wire.client import Loop, Peer
 from ps.wire.files import JournalWriter
 from ps.wire.mailbox import SharedVectors
+from ps.wire.server import Interference
 from ps.wire.tls import Identity
 from workers.program import Answer, Ask, Compute, Effect, Gradient, Note, Program
+
+Write = Callable[[Sequence[Record]], None]
 
 
 class Reading(Protocol):
@@ -74,6 +77,7 @@ class WorkerHost:
         reading: Told of every lease before its worker queues for a turn; closed here.
         connections: The actors.
         journal: The host's journal; written and closed here.
+        interference: Makes what the workers' messages pass, given where it records what it does.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class WorkerHost:
         reading: Reading,
         connections: Connections,
         journal: JournalWriter,
+        interference: Callable[[Write], Interference | None] = lambda _: None,
     ) -> None:
         self._workers = tuple(workers)
         self._program = program
@@ -105,7 +110,7 @@ class WorkerHost:
             }
         )
         self._stopping = threading.Event()
-        self._asking = Asking(self._peers, self._vectors, self._stopping)
+        self._asking = Asking(self._peers, self._vectors, self._stopping, interference(self.note))
         self._failure: BaseException | None = None
         self.alive = 0
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cluster.host import Connections, WorkerHost, host_journal
+from cluster.host import Connections, WorkerHost, Write, host_journal
+from cluster.injection import Injection, injection
 from cluster.machines import build_averager, build_batches, build_computation, build_ledger, build_program, build_shard
 from cluster.spec import RunSpec
 from ps.messages import AVERAGER, LEDGER, Address, Role, Wire
@@ -29,21 +30,28 @@ def serve_shard(spec: RunSpec, index: int, weights_N: Tensor) -> MachineServer:
     journal = _journal(spec, Address(Role.SHARD, index))
     now = time.time()
     journal.write([arithmetic(now, 1), shard.opened(now)])
-    return MachineServer(shard, Gate(spec.token, {index: spec.elements[index]}, spec.identity), journal, time.time)
+    gate = Gate(spec.token, {index: spec.elements[index]}, spec.identity)
+    return MachineServer(
+        shard, gate, journal, time.time, interference=_injection(spec, f"shard-{index}", journal.write)
+    )
 
 
 def serve_ledger(spec: RunSpec) -> MachineServer:
     """The ledger, not listening yet."""
     ledger, journal = build_ledger(spec), _journal(spec, LEDGER)
     journal.write([ledger.opened(time.time())])
-    return MachineServer(ledger, Gate(spec.token, {}, spec.identity), journal, time.time, TICK_SECONDS)
+    gate = Gate(spec.token, {}, spec.identity)
+    return MachineServer(ledger, gate, journal, time.time, TICK_SECONDS, _injection(spec, str(LEDGER), journal.write))
 
 
 def serve_averager(spec: RunSpec) -> MachineServer:
     """The averager, not listening yet."""
     torch.set_num_threads(1)
     gate = Gate(spec.token, dict(enumerate(spec.elements)), spec.identity)
-    return MachineServer(build_averager(spec), gate, _journal(spec, AVERAGER), time.time)
+    journal = _journal(spec, AVERAGER)
+    return MachineServer(
+        build_averager(spec), gate, journal, time.time, interference=_injection(spec, str(AVERAGER), journal.write)
+    )
 
 
 def worker_host(
@@ -78,6 +86,7 @@ def worker_host(
             memory=spec.cluster.path == "auto",
         ),
         journal,
+        lambda note: _injection(spec, f"host-{host}", note),
     )
 
 
@@ -88,3 +97,7 @@ def default_turns(spec: RunSpec) -> int:
 
 def _journal(spec: RunSpec, actor: Address) -> JournalWriter:
     return JournalWriter(spec.journal / f"{actor}{SUFFIX}", spec.run, str(actor))
+
+
+def _injection(spec: RunSpec, actor: str, write: Write) -> Injection | None:
+    return injection(spec.faults, actor, spec.journal / f"{actor}{SUFFIX}", write)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.faults import FaultPlan
 from ps.averager import AveragerStatus, AverageSettings
 from ps.consistency import ConsistencySettings
 from ps.correction_settings import CorrectionSettings
@@ -40,6 +41,7 @@ class ClusterSettings:
             "network" always, to try on one machine what a wire type does.
         tls: Encrypt what goes between the actors, with a certificate made for the run.
         certificate, key: PEM files, for a certificate of one's own instead; both or neither.
+        faults: File that plans what goes wrong (see cluster.faults); empty for nothing.
     """
 
     workers: int = 8
@@ -52,6 +54,7 @@ class ClusterSettings:
     tls: bool = False
     certificate: str = ""
     key: str = ""
+    faults: str = ""
 
     def __post_init__(self) -> None:
         require(1 <= self.workers <= 100_000, "cluster.workers", self.workers, "1 to 100,000")
@@ -75,6 +78,7 @@ class RunSpec:
         folder: The run directory.
         token: What every call must carry.
         identity: What the actors prove themselves with; None: they speak without TLS.
+        faults: What is planned to go wrong.
     """
 
     run: str
@@ -93,6 +97,7 @@ class RunSpec:
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     program: ProgramSettings = field(default_factory=ProgramSettings)
     identity: Identity | None = None
+    faults: FaultPlan = field(default_factory=FaultPlan)
 
     @property
     def updates(self) -> int:

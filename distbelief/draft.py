@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cluster.faults import FaultPlan, read_faults
 from cluster.spec import RunSpec
 from distbelief import rundir
 from ps.layout import Layout
@@ -105,8 +106,19 @@ def anchored(config: Config) -> Config:
     """The same with absolute paths: whoever else reads them, now or from config.toml, may stand elsewhere."""
     run = replace(config.run, folder=_absolute(config.run.folder), init_from=_absolute(config.run.init_from))
     data = replace(config.data, root=_absolute(config.data.root))
-    certificate, key = _absolute(config.cluster.certificate), _absolute(config.cluster.key)
-    return replace(config, run=run, data=data, cluster=replace(config.cluster, certificate=certificate, key=key))
+    cluster = replace(
+        config.cluster,
+        certificate=_absolute(config.cluster.certificate),
+        key=_absolute(config.cluster.key),
+        faults=_absolute(config.cluster.faults),
+    )
+    return replace(config, run=run, data=data, cluster=cluster)
+
+
+def faults_of(config: Config) -> FaultPlan:
+    """What is planned to go wrong. Raises BadInput if the file cannot be read or carried out."""
+    cluster = config.cluster
+    return read_faults(Path(cluster.faults), cluster.shards, config.run.seed) if cluster.faults else FaultPlan()
 
 
 def _absolute(path: str) -> str:

@@ -22,7 +22,7 @@ from cluster.spec import ClusterSettings, RunSpec
 from distbelief import BEGAN, memory, rundir
 from distbelief.card import Card
 from distbelief.config import Config, assignments
-from distbelief.draft import anchored, draft, facts_of
+from distbelief.draft import anchored, draft, facts_of, faults_of
 from distbelief.interrupts import AT_ONCE, Interrupts
 from distbelief.progress import View, percent, view_for
 from distbelief.summary import Outcomes, summarise
@@ -98,6 +98,7 @@ def launch(config: Config, view: View | None = None, started: float | None = Non
 def prepare(config: Config) -> Prepared:
     """Open the data, build the model, check the memory, make the run directory. Raises BadInput."""
     config = anchored(config)
+    faults = faults_of(config)
     drafted = draft(config)
     load(config.data, "test")
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -106,6 +107,7 @@ def prepare(config: Config) -> Prepared:
         run=f"{stamp}-{secrets.token_hex(4)}",
         token=secrets.token_hex(32),
         identity=_identity(config.cluster),
+        faults=faults,
     )
     if config.cluster.address == "local":
         memory.check(spec, serving.default_turns(spec))
@@ -139,6 +141,7 @@ def _facts(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
         ("model", f"{config.model.name}, {spec.layout.size:,} parameters, {config.model.precision}{member}"),
         ("cluster", f"{cluster.workers} workers, {cluster.shards} shards, address {cluster.address}{mode}"),
         ("rule", rule),
+        *([("faults", f"{len(spec.faults.faults)} planned in {cluster.faults}")] if spec.faults else []),
         ("memory", f"about {needed:.1f} GiB, if all of it is on one machine"),
     ]
 

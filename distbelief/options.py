@@ -174,6 +174,8 @@ SETTINGS = (
     Setting("--wire", "cluster.wire", one_of("float32", "bfloat16", "float16"),
             "Type that vectors have on their way between hosts (within one: only with --set cluster.path=network)."),
     Setting("--tls", "cluster.tls", FLAG, "Encrypt what goes between the actors, with a certificate made for the run."),
+    Setting("--faults", "cluster.faults", FILE,
+            "TOML file that plans what goes wrong: kills, stops, lost, late, doubled or damaged messages, to try it."),
     Setting("--target-error", "run.target_error", NUMBER,
             "End the run when the average's top-1 error, a fraction, is at most this: 0.05 for 5 %."),
     Setting("--max-seconds", "run.max_seconds", NUMBER, "End the run after so many seconds."),

@@ -33,7 +33,7 @@ from cluster.spec import RunSpec
 from cluster.vectors import OwnVectors, SharedVectors, Vectors
 from distbelief import memory, rundir
 from distbelief.config import Config, assignments
-from distbelief.draft import Draft, anchored, draft, facts_of
+from distbelief.draft import Draft, anchored, draft, facts_of, faults_of
 from distbelief.fit import fitted
 from distbelief.histogram import total
 from distbelief.interrupts import AT_ONCE, Interrupts
@@ -90,11 +90,12 @@ def simulate(config: Config, view: View | None = None) -> dict[str, Any]:
     with Interrupts() as interrupts:
         try:
             config = anchored(config)
+            faults = faults_of(config)
             drafted = draft(config)
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
             model = _model(config)
             folder = rundir.create(config, stamp)
-            spec = replace(drafted.spec, run=f"{stamp}-{secrets.token_hex(4)}", folder=folder)
+            spec = replace(drafted.spec, run=f"{stamp}-{secrets.token_hex(4)}", folder=folder, faults=faults)
             interrupts.orderly = True
             view.begin(_facts(config, spec))
             return _Simulate(config, replace(drafted, spec=spec), view, interrupts).run(model)

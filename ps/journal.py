@@ -269,9 +269,27 @@ class WorkerTimed:
     exchange_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class FaultFired:
+    """A planned fault struck this actor at one of its events (see cluster.faults). Written before it does.
+
+    Attributes:
+        actor: Of whose events it is: that of the journal, or a worker of that host.
+        event: Which one, from 1.
+        do: The kind of fault.
+        message: The kind of message that it struck.
+    """
+
+    now: float
+    actor: str
+    event: int
+    do: str
+    message: str
+
+
 Record = (
     ShardOpened | LedgerOpened | Arithmetic | PushHandled | RoundApplied | PullHandled | ExchangeRefused | SampleSent
     | SampleSkipped | LeaseGranted | LeaseFinished | LeaseFailed | LeaseDiscarded | LeaseReturned | RoundOrdered
     | LedgerStopped
-    | SampleAveraged | WorkerExchanged | WorkerTimed
+    | SampleAveraged | WorkerExchanged | WorkerTimed | FaultFired
 )  # fmt: skip

@@ -797,8 +797,22 @@ class WorkerTimed(_message.Message):
     exchange_seconds: float
     def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., turn_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., exchange_seconds: _Optional[float] = ...) -> None: ...
 
+class FaultFired(_message.Message):
+    __slots__ = ("now", "actor", "event", "do", "message")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    DO_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    actor: str
+    event: int
+    do: str
+    message: str
+    def __init__(self, now: _Optional[float] = ..., actor: _Optional[str] = ..., event: _Optional[int] = ..., do: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
 class Record(_message.Message):
-    __slots__ = ("header", "shard_opened", "push_handled", "pull_handled", "exchange_refused", "sample_sent", "sample_skipped", "lease_granted", "lease_finished", "lease_failed", "lease_returned", "ledger_stopped", "sample_averaged", "worker_exchanged", "worker_timed", "ledger_opened", "arithmetic", "round_applied", "lease_discarded", "round_ordered")
+    __slots__ = ("header", "shard_opened", "push_handled", "pull_handled", "exchange_refused", "sample_sent", "sample_skipped", "lease_granted", "lease_finished", "lease_failed", "lease_returned", "ledger_stopped", "sample_averaged", "worker_exchanged", "worker_timed", "ledger_opened", "arithmetic", "round_applied", "lease_discarded", "round_ordered", "fault_fired")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SHARD_OPENED_FIELD_NUMBER: _ClassVar[int]
     PUSH_HANDLED_FIELD_NUMBER: _ClassVar[int]
@@ -819,6 +833,7 @@ class Record(_message.Message):
     ROUND_APPLIED_FIELD_NUMBER: _ClassVar[int]
     LEASE_DISCARDED_FIELD_NUMBER: _ClassVar[int]
     ROUND_ORDERED_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIRED_FIELD_NUMBER: _ClassVar[int]
     header: Header
     shard_opened: ShardOpened
     push_handled: PushHandled
@@ -839,4 +854,5 @@ class Record(_message.Message):
     round_applied: RoundApplied
     lease_discarded: LeaseDiscarded
     round_ordered: RoundOrdered
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., shard_opened: _Optional[_Union[ShardOpened, _Mapping]] = ..., push_handled: _Optional[_Union[PushHandled, _Mapping]] = ..., pull_handled: _Optional[_Union[PullHandled, _Mapping]] = ..., exchange_refused: _Optional[_Union[ExchangeRefused, _Mapping]] = ..., sample_sent: _Optional[_Union[SampleSent, _Mapping]] = ..., sample_skipped: _Optional[_Union[SampleSkipped, _Mapping]] = ..., lease_granted: _Optional[_Union[LeaseGranted, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., lease_failed: _Optional[_Union[LeaseFailed, _Mapping]] = ..., lease_returned: _Optional[_Union[LeaseReturned, _Mapping]] = ..., ledger_stopped: _Optional[_Union[LedgerStopped, _Mapping]] = ..., sample_averaged: _Optional[_Union[SampleAveraged, _Mapping]] = ..., worker_exchanged: _Optional[_Union[WorkerExchanged, _Mapping]] = ..., worker_timed: _Optional[_Union[WorkerTimed, _Mapping]] = ..., ledger_opened: _Optional[_Union[LedgerOpened, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, _Mapping]] = ..., round_applied: _Optional[_Union[RoundApplied, _Mapping]] = ..., lease_discarded: _Optional[_Union[LeaseDiscarded, _Mapping]] = ..., round_ordered: _Optional[_Union[RoundOrdered, _Mapping]] = ...) -> None: ...
+    fault_fired: FaultFired
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., shard_opened: _Optional[_Union[ShardOpened, _Mapping]] = ..., push_handled: _Optional[_Union[PushHandled, _Mapping]] = ..., pull_handled: _Optional[_Union[PullHandled, _Mapping]] = ..., exchange_refused: _Optional[_Union[ExchangeRefused, _Mapping]] = ..., sample_sent: _Optional[_Union[SampleSent, _Mapping]] = ..., sample_skipped: _Optional[_Union[SampleSkipped, _Mapping]] = ..., lease_granted: _Optional[_Union[LeaseGranted, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., lease_failed: _Optional[_Union[LeaseFailed, _Mapping]] = ..., lease_returned: _Optional[_Union[LeaseReturned, _Mapping]] = ..., ledger_stopped: _Optional[_Union[LedgerStopped, _Mapping]] = ..., sample_averaged: _Optional[_Union[SampleAveraged, _Mapping]] = ..., worker_exchanged: _Optional[_Union[WorkerExchanged, _Mapping]] = ..., worker_timed: _Optional[_Union[WorkerTimed, _Mapping]] = ..., ledger_opened: _Optional[_Union[LedgerOpened, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, _Mapping]] = ..., round_applied: _Optional[_Union[RoundApplied, _Mapping]] = ..., lease_discarded: _Optional[_Union[LeaseDiscarded, _Mapping]] = ..., round_ordered: _Optional[_Union[RoundOrdered, _Mapping]] = ..., fault_fired: _Optional[_Union[FaultFired, _Mapping]] = ...) -> None: ...

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -86,6 +86,20 @@ class Machine(Protocol):
     def status(self) -> Status: ...
 
 
+Carry = Callable[[Message], Awaitable[Message | None]]
+
+
+class Interference(Protocol):
+    """What stands between an actor and the messages that reach it, so that things can go wrong on purpose."""
+
+    async def passes(self, message: Message, carry: Carry) -> Message | None:
+        """Let a message through, by `carry`, once, or not, or changed, or more often; return its answer.
+
+        Raises:
+            PeerLost: The message, or its answer, is lost.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """What a server lets in: calls with the token, and vectors of exactly the length of the shard they name.
@@ -107,6 +121,7 @@ class MachineServer:
         journal: The actor's journal; the server writes and closes it.
         clock: Seconds; the `now` of every message.
         tick_seconds: Period of Tick messages; 0 for none.
+        interference: What calls pass on their way to the machine.
     """
 
     def __init__(
@@ -116,12 +131,14 @@ class MachineServer:
         journal: JournalWriter,
         clock: Callable[[], float],
         tick_seconds: float = 0.0,
+        interference: Interference | None = None,
     ) -> None:
         self._machine = machine
         self._gate = gate
         self._journal = journal
         self._clock = clock
         self._tick_seconds = tick_seconds
+        self._interference = interference
         self._asked: dict[tuple[Address, int], asyncio.Future[Message | None]] = {}  # None: asked again meanwhile
         self._peers: dict[Address, Peer] = {}
         self._errands: set[asyncio.Task[None]] = set()
@@ -302,25 +319,36 @@ class MachineServer:
         """Deliver a message and wait for its answer, if it is of a kind that has one."""
         if self._failure is not None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(self._failure))
-        key = _asker(message)
-        future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
-        if key is not None:
-            if (earlier := self._asked.get(key)) is not None and not earlier.done():
-                earlier.set_result(None)
-            self._asked[key] = future
         try:
-            self._deliver(message)
-            answer = None if key is None else await future
+            if self._interference is None:
+                answer = await self._answer(message)
+            else:
+                answer = await self._interference.passes(message, self._answer)
         except (TypeError, ValueError) as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except RunFailed as error:
             await context.abort(grpc.StatusCode.INTERNAL, str(error))
-        finally:
-            if key is not None and self._asked.get(key) is future:
-                del self._asked[key]
-        if key is not None and answer is None:
+        except PeerLost as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        if answer is None and _asker(message) is not None:
             await context.abort(grpc.StatusCode.ABORTED, f"{type(message).__name__} was sent again on another call")
         return answer
+
+    async def _answer(self, message: Message) -> Message | None:
+        """The machine's answer; None if the message has none, or was sent again on another call."""
+        if (key := _asker(message)) is None:
+            self._deliver(message)
+            return None
+        future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
+        if (earlier := self._asked.get(key)) is not None and not earlier.done():
+            earlier.set_result(None)
+        self._asked[key] = future
+        try:
+            self._deliver(message)
+            return await future
+        finally:
+            if self._asked.get(key) is future:
+                del self._asked[key]
 
     def _handle(self, message: Message) -> Outbox:
         """Let the machine handle a message, and journal it. If either fails, nothing more is handled."""
