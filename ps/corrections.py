@@ -71,9 +71,11 @@ class Correction:
 
     Attributes:
         leads: Whether a pull reads something else than the weights.
+        blind: Whether it looks at no vector that it is handed but the gradient: the others may be behind.
     """
 
     leads: ClassVar[bool] = False
+    blind: ClassVar[bool] = True
 
     def discards(self, staleness: int) -> bool:
         """Whether a gradient is too stale to be applied at all."""
@@ -134,6 +136,8 @@ class Discard(Correction):
 
 class _WithPulls(Correction):
     """What the corrections share that compare the weights of now with those that the gradient's own pull read."""
+
+    blind = False
 
     def __init__(self, elements: int) -> None:
         self._pulls = OpenPulls()
@@ -286,6 +290,7 @@ class Dana(Correction):
     """
 
     leads = True
+    blind = False
 
     def __init__(self, momentum: float, elements: int) -> None:
         self._momentum = momentum

@@ -18,20 +18,16 @@ Shape suffix: N = parameters held by this shard, or a piece of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ps.errors import BadInput, nearest, require
-from ps.layout import LINE, Segment
+from ps.layout import LINE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RULES = ("sgd", "momentum", "nesterov", "adagrad", "adamw")
-
-_BLOCK = 8192 * LINE  # elements: w, g, a slot and the copy stay in the cache from one operation to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,51 +174,6 @@ class AdamW:
         correction = (1 - self.beta2**step.update) ** 0.5
         scale_N = s_N.sqrt().div_(correction).add_(self.epsilon)
         w_N.addcdiv_(m_N, scale_N, value=-corrected_rate)
-
-
-def update(
-    rule: Rule,
-    segments: Iterable[Segment],
-    rate: float,
-    weight_decay: float,
-    update_number: int,
-    w_N: Tensor,
-    g_N: Tensor,
-    slots: tuple[Tensor, ...],
-    out_N: Tensor | None = None,
-) -> None:
-    """Apply one gradient to a whole shard: the rule on every segment, at the segment's own rate and decay.
-
-    Works through memory once: block by block, each copied out while it is in the cache.
-
-    Args:
-        segments: `Layout.segments` of this shard.
-        rate, weight_decay: Before the segments' multipliers.
-        update_number: Which update of the shard this is, from 1.
-        w_N, slots: float32, contiguous, the shard's; updated in place.
-        g_N: Likewise; only read.
-        out_N: Gets a copy of what the segments hold afterwards; None for no copy.
-    """
-    vectors = (w_N, g_N, *slots) if out_N is None else (w_N, g_N, *slots, out_N)
-    last_slot = 2 + len(slots)
-    for segment in segments:
-        step = Step(rate * segment.rate_multiplier, weight_decay * segment.decay_multiplier, update_number)
-        for piece in _pieces(segment.start, segment.stop):
-            pieces = [vector_N[piece].split(_BLOCK) for vector_N in vectors]  # type: ignore[no-untyped-call]
-            for block in zip(*pieces, strict=True):
-                rule.apply(step, block[0], block[1], block[2:last_slot])
-                if out_N is not None:
-                    block[-1].copy_(block[0])
-
-
-def _pieces(start: int, stop: int) -> Iterator[slice]:
-    """Cut a segment into whole cache lines and its ragged ends, if any.
-
-    Shards begin at a line, so an element is in a ragged end under every number of shards or under none.
-    """
-    first = min(-(-start // LINE) * LINE, stop)
-    last = max(stop // LINE * LINE, first)
-    return (slice(a, b) for a, b in pairwise((start, first, last, stop)) if a < b)
 
 
 def _decayed(step: Step, w_N: Tensor, g_N: Tensor) -> Tensor:

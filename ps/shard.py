@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -55,9 +56,10 @@ from ps.messages import (
     SampleTaken,
     WhoHas,
 )
-from ps.rules import Rule, update
+from ps.rules import Rule
 from ps.samples import Samples
 from ps.staging import Staging, mean
+from ps.updates import Update, Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,9 +129,7 @@ class Shard:
         self.duplicates = 0
         self.refused = 0
         self.discarded = 0
-        self._w_N = weights_N
-        self._slots = tuple(torch.zeros_like(weights_N) for _ in rule.slots)
-        self._segments = segments
+        self._vectors = Vectors(segments, weights_N, len(rule.slots))
         self._rule = rule
         self._weight_decay = weight_decay
         self._schedule = schedule
@@ -139,7 +139,21 @@ class Shard:
 
     @property
     def elements(self) -> int:
-        return self._w_N.numel()
+        return self._vectors.w_N.numel()
+
+    @property
+    def _w_N(self) -> Tensor:
+        """The weights, with every update made."""
+        return self._vectors.settle().w_N
+
+    @property
+    def _slots(self) -> tuple[Tensor, ...]:
+        """Likewise the rule's state."""
+        return self._vectors.settle().slots
+
+    def _seen(self) -> Vectors:
+        """What the correction is handed: with every update made, if it looks."""
+        return self._vectors if self._correction.blind else self._vectors.settle()
 
     def opened(self, now: float) -> ShardOpened:
         """The record that opens this shard's journal."""
@@ -177,6 +191,14 @@ class Shard:
                     "it handles Exchange, CloseRound, SampleTaken, WhoHas and Read"
                 )
 
+    def together(self) -> AbstractContextManager[None]:
+        """Within it, updates of messages that come at once go through memory together: the same bits, in less time.
+
+        At its end all are made; until then gradients and buffers that were handed in must stay, and no buffer may be
+        looked at.
+        """
+        return self._vectors.together()
+
     def _exchange(self, now: float, message: Exchange) -> Outbox:
         asker = Address(Role.WORKER, message.worker)
         if refusal := self._refusal(message):
@@ -204,7 +226,7 @@ class Shard:
         if (out_N := message.weights_N) is not None:
             if outcome is not Outcome.APPLIED or self._correction.leads:
                 self._correction.publish(self._w_N, out_N)
-            self._correction.pulled(message.worker, message.number, self.version, self._w_N)
+            self._correction.pulled(message.worker, message.number, self.version, self._seen().w_N)
         reading = Reading(self.incarnation, self.version)
         out.append((asker, Exchanged(message.number, self.index, outcome, reading, self.samples, staleness)))
         return out
@@ -266,7 +288,7 @@ class Shard:
         if self._staging is not None:
             self._staging.put(worker, push, read)
             return Outcome.STAGED, 0.0, None
-        worth = self._correction.weigh(Arrival(worker, read, staleness), self._w_N, push.gradient_N)
+        worth = self._correction.weigh(Arrival(worker, read, staleness), self._seen().w_N, push.gradient_N)
         rate = self._update(worker, worth, (staleness,), push.samples, None if self._correction.leads else out_N)
         self.applied.add(push.lease)
         return Outcome.APPLIED, rate, staleness
@@ -297,17 +319,16 @@ class Shard:
     def _update(self, worker: int, worth: Worth, staleness: Sequence[int], samples: int, out_N: Tensor | None) -> float:
         """Make one update with this gradient and copy the result out; return the rate used."""
         average = sum(staleness) / len(staleness)
-        plan = self._correction.plan(worker, average, self._rule, self._w_N, self._slots)
+        seen = self._seen()
+        plan = self._correction.plan(worker, average, self._rule, seen.w_N, seen.slots)
         rate = self._schedule.rate(self.samples) * worth.factor * plan.factor
         self.version += 1
         self.samples += samples
         for updates in staleness:
             self.staleness[updates] += 1
-        update(
-            plan.rule, self._segments, rate, self._weight_decay, self.version,
-            self._w_N, worth.gradient_N, plan.slots, out_N,
-        )  # fmt: skip
-        self._correction.stepped(self.version, self._w_N)
+        update = Update(plan.rule, rate, self._weight_decay, self.version, worth.gradient_N, out_N)
+        self._vectors.update(update, plan.slots)
+        self._correction.stepped(self.version, self._seen().w_N)
         return rate
 
     def _sample(self, now: float) -> Outbox:

@@ -1,9 +1,7 @@
 """Server: one state machine behind gRPC.
 
-Everything that reaches the machine does so on one event loop, one message at a time; so the machine needs no lock. What
-`handle` returns goes out in this order: records to the journal, in one write, then the answers. An answer goes to
-whoever asked with that number, at once or when the machine gets to it. Messages to other actors are sent until they are
-answered, and the answer is handled like any message.
+Says who is let in, and carries messages between calls and the actor (see ps.wire.actor); what a refusal or a failure
+looks like to a caller is decided here.
 
 A vector is received into, and sent from, buffers that belong to one call, or it lies in a mailbox, memory that the
 worker shares with this process; a call that was given up can write into nothing that anyone still looks at.
@@ -23,37 +21,23 @@ from weakref import WeakValueDictionary
 import grpc
 import torch
 
-from ps.errors import PeerLost, PeerRefused, RunFailed, WireError
+from ps.errors import PeerLost, RunFailed, WireError
 from ps.messages import (
-    JOURNAL,
-    LEDGER,
     Address,
-    CloseRound,
     Exchange,
     Exchanged,
-    Granted,
-    Has,
     Message,
-    NextLease,
-    NoMoreLeases,
     Read,
     ReadDone,
-    Refused,
-    Role,
-    RoundClosed,
     Sample,
-    SampleTaken,
-    Tick,
-    WhoHas,
 )
 from ps.rounding import DTYPES, nearest
-from ps.shard import Outbox
 from ps.wire import parameter_server_pb2 as pb
+from ps.wire.actor import Actor, Machine, Superseded
 from ps.wire.client import OPTIONS, SERVICE, TOKEN, Loop, Peer
 from ps.wire.codec import (
     FrameSink,
     Payload,
-    Status,
     Traffic,
     encode_status,
     frames,
@@ -69,21 +53,11 @@ from ps.wire.mailbox import Memory, MemoryElsewhere, OpenMemories
 from ps.wire.tls import Identity
 
 CALLS_AT_ONCE = 8  # calls that hold buffers; others wait unread, and flow control holds their senders
-SEND_SECONDS = 30.0
-RETRY_SECONDS = 0.5
 HEAR_OUT_SECONDS = 2.0
 STRANGERS_NAMED = 1000
 _STRANGER = "wrong or missing run token"
 
 log = logging.getLogger("distbelief.wire")
-
-
-class Machine(Protocol):
-    """What shard, ledger and averager have in common. `handle` raises TypeError or ValueError for a message that it
-    does not take, before it changes anything; after any other exception the machine cannot be trusted any more."""
-
-    def handle(self, now: float, message: Message) -> Outbox: ...
-    def status(self) -> Status: ...
 
 
 Carry = Callable[[Message], Awaitable[Message | None]]
@@ -133,18 +107,12 @@ class MachineServer:
         tick_seconds: float = 0.0,
         interference: Interference | None = None,
     ) -> None:
-        self._machine = machine
+        self._actor = Actor(machine, journal, clock)
         self._gate = gate
-        self._journal = journal
-        self._clock = clock
         self._tick_seconds = tick_seconds
         self._interference = interference
-        self._asked: dict[tuple[Address, int], asyncio.Future[Message | None]] = {}  # None: asked again meanwhile
-        self._peers: dict[Address, Peer] = {}
-        self._errands: set[asyncio.Task[None]] = set()
         self._traffic = Traffic()
         self._strangers: set[str] = set()  # peers that were named in the log
-        self._failure: RunFailed | None = None  # set once: from then on every message is refused
         self._server: grpc.aio.Server | None = None
         self._loop = Loop("distbelief-server")
         self._buffers = asyncio.Semaphore(CALLS_AT_ONCE)
@@ -170,35 +138,32 @@ class MachineServer:
             port = server.add_secure_port(f"{host}:0", identity.server_credentials())
         await server.start()
         if self._tick_seconds:
-            self._run_errand(self._tick())
+            self._actor.run_errand(self._actor.tick(self._tick_seconds))
         return f"{host}:{port}"
 
     def connect(self, targets: Mapping[Address, str]) -> None:
         """Say where the actors are that this machine sends messages to."""
 
-        def put() -> None:
-            for address, target in targets.items():
-                self._peers[address] = Peer(target, self._gate.token, identity=self._gate.identity)
+        def connect() -> None:
+            token, identity = self._gate.token, self._gate.identity
+            self._actor.connect({to: Peer(target, token, identity=identity) for to, target in targets.items()})
 
-        self._loop.call(put)
+        self._loop.call(connect)
 
     def deliver(self, message: Message) -> None:
         """Hand the machine a message from within this process."""
-        self._loop.call(lambda: self._deliver(message))
+        self._loop.call(lambda: self._actor.deliver(message))
 
     def stop(self) -> None:
         """End all calls, close the journal, stop listening."""
         self._loop.run(self._stop())
         self._loop.close()
-        self._journal.close()
+        self._actor.close_journal()
 
     async def _stop(self) -> None:
-        for errand in self._errands:
-            errand.cancel()
         if self._server is not None:
             await self._server.stop(grace=0.2)
-        for peer in self._peers.values():
-            await peer.close()
+        await self._actor.close()
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -311,108 +276,27 @@ class MachineServer:
 
     async def _status(self, request: bytes, context: Any) -> bytes:
         await self._admit(context)
-        return encode_status(self._machine.status(), self._traffic).SerializeToString()
-
-    # --- the machine -------------------------------------------------------------------------------------------------
+        return encode_status(self._actor.status(), self._traffic).SerializeToString()
 
     async def _answered(self, message: Message, context: Any) -> Message | None:
-        """Deliver a message and wait for its answer, if it is of a kind that has one."""
-        if self._failure is not None:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(self._failure))
+        """The machine's answer, or the status that says why there is none."""
+        if (failure := self._actor.failure) is not None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(failure))
+        answer = None
         try:
             if self._interference is None:
-                answer = await self._answer(message)
+                answer = await self._actor.answer(message)
             else:
-                answer = await self._interference.passes(message, self._answer)
+                answer = await self._interference.passes(message, self._actor.answer)
         except (TypeError, ValueError) as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except RunFailed as error:
             await context.abort(grpc.StatusCode.INTERNAL, str(error))
         except PeerLost as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        if answer is None and _asker(message) is not None:
-            await context.abort(grpc.StatusCode.ABORTED, f"{type(message).__name__} was sent again on another call")
+        except Superseded as error:
+            await context.abort(grpc.StatusCode.ABORTED, str(error))
         return answer
-
-    async def _answer(self, message: Message) -> Message | None:
-        """The machine's answer; None if the message has none, or was sent again on another call."""
-        if (key := _asker(message)) is None:
-            self._deliver(message)
-            return None
-        future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
-        if (earlier := self._asked.get(key)) is not None and not earlier.done():
-            earlier.set_result(None)
-        self._asked[key] = future
-        try:
-            self._deliver(message)
-            return await future
-        finally:
-            if self._asked.get(key) is future:
-                del self._asked[key]
-
-    def _handle(self, message: Message) -> Outbox:
-        """Let the machine handle a message, and journal it. If either fails, nothing more is handled."""
-        if self._failure is not None:
-            raise self._failure
-        try:
-            outbox = self._machine.handle(self._clock(), message)
-        except (TypeError, ValueError):
-            raise
-        except Exception as error:
-            self._failure = RunFailed(f"could not handle {type(message).__name__}: {error!r}")
-            raise self._failure from error
-        try:
-            if records := [item for to, item in outbox if to == JOURNAL]:
-                self._journal.write(records)  # type: ignore[arg-type]  # what goes to JOURNAL is a record
-        except Exception as error:
-            self._failure = RunFailed(f"could not write the journal: {error}")
-            raise self._failure from error
-        return outbox
-
-    def _deliver(self, message: Message) -> None:
-        outbox = self._handle(message)
-        for to, item in outbox:
-            if to == JOURNAL:
-                continue
-            future = self._asked.get((to, _number(item)))
-            if future is not None and not future.done():
-                future.set_result(item)  # type: ignore[arg-type]  # what goes to anyone else is a message
-            elif to in self._peers:
-                self._run_errand(self._send(to, item))
-
-    async def _send(self, to: Address, message: Any) -> None:
-        """Send a message to another actor until it is answered; handle the answer."""
-        peer = self._peers[to]
-        while True:
-            try:
-                if isinstance(message, Exchange | Sample | Read):
-                    answer: Message | None = await peer.exchange(message, SEND_SECONDS)
-                else:
-                    answer = await peer.ask(message, SEND_SECONDS)
-            except PeerLost:
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            except PeerRefused as error:
-                log.error("%s refused %s: %s", to, type(message).__name__, error)
-                return
-            if answer is not None:
-                self._deliver(answer)
-            return
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self._tick_seconds)
-            self._deliver(Tick())
-
-    def _run_errand(self, coroutine: Any) -> None:
-        errand = asyncio.get_running_loop().create_task(coroutine)
-        self._errands.add(errand)
-        errand.add_done_callback(self._ended)
-
-    def _ended(self, errand: asyncio.Task[None]) -> None:
-        self._errands.discard(errand)
-        if not errand.cancelled() and (error := errand.exception()) is not None:
-            log.error("%s", error)
 
 
 class _Buffers:
@@ -441,29 +325,3 @@ async def _hear_out(requests: AsyncIterator[bytes]) -> None:
         async with asyncio.timeout(HEAR_OUT_SECONDS):
             async for _ in requests:
                 pass
-
-
-def _asker(message: Message) -> tuple[Address, int] | None:
-    """Who waits for the answer to this message, and under which number."""
-    match message:
-        case NextLease() | Exchange():
-            return Address(Role.WORKER, message.worker), message.number
-        case WhoHas() | CloseRound():
-            return LEDGER, message.number
-        case Sample():
-            return Address(Role.SHARD, message.shard), message.version
-        case Read():
-            return message.reader, message.number
-        case _:
-            return None
-
-
-def _number(answer: Any) -> int:
-    """The number of the request that this answers; -1 for a message that answers nothing."""
-    match answer:
-        case Granted() | NoMoreLeases() | Exchanged() | Refused() | Has() | RoundClosed() | ReadDone():
-            return answer.number
-        case SampleTaken():
-            return answer.version
-        case _:
-            return -1

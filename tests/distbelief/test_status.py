@@ -24,8 +24,9 @@ from ps.messages import AVERAGER, LEDGER, Address, Exchange, Finished, NextLease
 from ps.rules import Sgd
 from ps.schedule import ScheduleSettings
 from ps.shard import Shard
+from ps.wire.actor import Machine
 from ps.wire.files import JournalWriter
-from ps.wire.server import Gate, Machine, MachineServer
+from ps.wire.server import Gate, MachineServer
 
 TOKEN = "a token of this test"
 PLAN = LeasePlan(examples=100, batch_size=10, epochs=2, seed=0)

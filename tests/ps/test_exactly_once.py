@@ -60,7 +60,7 @@ from ps.rules import Momentum
 from ps.schedule import ScheduleSettings
 from ps.shard import Shard
 from ps.streams import numpy_stream, torch_stream
-from ps.wire.server import Machine
+from ps.wire.actor import Machine
 from workers.program import Ask, Compute, Gradient, Note, Program, work
 
 PLAN = LeasePlan(examples=42, batch_size=4, epochs=4, seed=3)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ps.errors import BadInput
 from ps.layout import Layout, Segment, TensorSpec
-from ps.rules import RULES, Adagrad, AdamW, Momentum, Nesterov, Rule, RuleSettings, Sgd, Step, update
+from ps.rules import RULES, Adagrad, AdamW, Momentum, Nesterov, Rule, RuleSettings, Sgd, Step
 from ps.streams import torch_stream
+from ps.updates import Update, apply
 
 STEPS = 50
 RATE = 0.037
@@ -57,6 +58,20 @@ def whole(n: int) -> tuple[Segment, ...]:
 
 def zeros(rule: Rule, like_N: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.zeros_like(like_N) for _ in rule.slots)
+
+
+def update(
+    rule: Rule,
+    segments: tuple[Segment, ...],
+    rate: float,
+    decay: float,
+    number: int,
+    w_N: Tensor,
+    g_N: Tensor,
+    slots: tuple[Tensor, ...],
+    out_N: Tensor | None = None,
+) -> None:
+    apply(segments, w_N, slots, (Update(rule, rate, decay, number, g_N, out_N),))
 
 
 def run(rule: Rule, n: int, decay: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:

@@ -55,10 +55,11 @@ from ps.schedule import ScheduleSettings
 from ps.shard import Outbox, Shard, ShardStatus
 from ps.streams import torch_stream
 from ps.wire import parameter_server_pb2 as pb
+from ps.wire.actor import Machine
 from ps.wire.client import SERVICE, TOKEN, Loop, Peer
 from ps.wire.codec import FRAME_BYTES, Status, to_envelope
 from ps.wire.files import SUFFIX, JournalWriter, read_journal
-from ps.wire.server import CALLS_AT_ONCE, Gate, Machine, MachineServer
+from ps.wire.server import CALLS_AT_ONCE, Gate, MachineServer
 
 N = FRAME_BYTES // 4 * 2 + 5  # three frames
 SECONDS = 20.0
@@ -438,7 +439,7 @@ def all_held(world: World) -> None:
 def waiting(world: World, *numbers: int) -> None:
     """Until the calls of worker 9 under these numbers stand in line at the ledger."""
     server = world.servers[LEDGER]
-    world.until(LEDGER, lambda _: all((Address(Role.WORKER, 9), number) in server._asked for number in numbers))
+    world.until(LEDGER, lambda _: all(server._actor.waited_for(Address(Role.WORKER, 9), number) for number in numbers))
 
 
 def test_an_earlier_asker_is_answered_when_the_machine_gets_to_it(world: World) -> None:
@@ -481,7 +482,7 @@ def test_a_call_given_up_loses_nothing_the_next_one_gets_the_answer(world: World
     waiting(world, 1)
     world.loop.call(task.cancel)
     server = world.servers[LEDGER]
-    world.until(LEDGER, lambda _: not server._asked)
+    world.until(LEDGER, lambda _: not server._actor.waited_for(Address(Role.WORKER, 9), 1))
     world.ask(LEDGER, Stop("signal"))
     assert world.ask(LEDGER, NextLease(9, 1, None)) == NoMoreLeases(1, "signal")
 
@@ -656,7 +657,7 @@ def test_stopping_ends_waiting_calls_and_closes_the_journal(world: World) -> Non
         world.ask(LEDGER, Tick())
     assert len(list(read_journal(world.folder / f"ledger{SUFFIX}"))) == 3
     with pytest.raises(OSError, match="Bad file descriptor"):
-        server._journal.write([PullHandled(0.0, 0, 0, 0)])
+        server._actor._journal.write([PullHandled(0.0, 0, 0, 0)])
 
 
 def test_a_server_that_never_listened_stops_too(world: World) -> None:
