@@ -3,8 +3,8 @@
     exponential:   a <- d a + (1 - d) w      read as a / (1 - d^n), so that the start at zero leaves no trace
     uniform:       a <- a + (w - a) / n      over the versions from `start` on
 
-`handle` is the only mutator; no clock, no I/O. A version counts once: after a shard's restore it repeats versions that
-were averaged already.
+`handle` is the only mutator, but for `recall` before the first message; no clock, no I/O. A version counts once: after
+a shard's restore it repeats versions that were averaged already.
 
 Source: Polyak and Juditsky 1992 (uniform); Szegedy et al. 2014, section 6 (its window is not published); bias
 correction: Kingma and Ba 2015, section 3. Shape suffix: N = parameters held by one shard.
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ps.errors import nearest, require
-from ps.journal import SampleAveraged
+from ps.journal import AveragerOpened, AveragerSaved, SampleAveraged
 from ps.messages import JOURNAL, Address, Message, Read, ReadDone, Role, Sample, SampleTaken
+from ps.states import AveragerState, SliceState
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,6 +98,27 @@ class Averager:
 
     def status(self) -> AveragerStatus:
         return AveragerStatus(tuple(s.version for s in self._slices), tuple(s.count for s in self._slices))
+
+    def state(self) -> AveragerState:
+        """What it remembers, copied."""
+        return AveragerState(tuple(SliceState(s.a_N.clone(), s.version, s.count) for s in self._slices))
+
+    def recall(self, state: AveragerState) -> None:
+        """Take up what `state` wrote down, in place of all that came since."""
+        for shard, part in enumerate(state.slices):
+            self.recall_slice(shard, part)
+
+    def recall_slice(self, shard: int, part: SliceState) -> None:
+        """Likewise of one shard alone: they share nothing."""
+        self._slices[shard] = _Slice(part.a_N.clone(), part.version, part.count)
+
+    def opened(self, now: float, snapshot: int = 0) -> AveragerOpened:
+        """The record that opens the averager's journal. `snapshot`: what it came back from; 0: it begins."""
+        return AveragerOpened(now, snapshot)
+
+    def saved(self, now: float, snapshot: int) -> AveragerSaved:
+        """The record that says where in its journal the averager's state became this snapshot."""
+        return AveragerSaved(now, snapshot)
 
     def handle(self, now: float, message: Message) -> Outbox:
         """Take in one message; return what goes out because of it, the journal's records first."""

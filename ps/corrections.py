@@ -23,6 +23,7 @@ import torch
 
 from ps.pulls import OpenPulls, silent
 from ps.rules import Momentum, Nesterov, Rule
+from ps.states import Remembered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,6 +104,13 @@ class Correction:
     def pulled(self, worker: int, number: int, version: int, w_N: Tensor) -> None:
         """Exchange `number` of this worker has pulled."""
 
+    def state(self) -> Remembered:
+        """What it remembers, copied."""
+        return Remembered()
+
+    def recall(self, state: Remembered) -> None:
+        """Remember what `state` wrote down, and nothing else."""
+
 
 class StalenessRate(Correction):
     """The rate divided by the staleness.
@@ -149,6 +157,13 @@ class _WithPulls(Correction):
     def pulled(self, worker: int, number: int, version: int, w_N: Tensor) -> None:
         self._pulls.keep(worker, number, version, w_N)
 
+    def state(self) -> Remembered:
+        pulls, pulled = self._pulls.state()
+        return Remembered(pulls=pulls, pulled=pulled)
+
+    def recall(self, state: Remembered) -> None:
+        self._pulls.recall(state.pulls, state.pulled)
+
     def _read(self, arrival: Arrival) -> Tensor:
         b_N = self._pulls.find(arrival.worker, arrival.read)
         assert b_N is not None, "a shard applies only what the correction holds"
@@ -191,6 +206,13 @@ class AdaptiveDelayCompensation(_WithPulls):
         self._strength, self._decay, self._epsilon = strength, decay, epsilon
         self._squares_N = torch.zeros(elements)
 
+    def state(self) -> Remembered:
+        return replace(super().state(), vectors=(self._squares_N.clone(),))
+
+    def recall(self, state: Remembered) -> None:
+        super().recall(state)
+        self._squares_N = state.vectors[0].clone()
+
     def weigh(self, arrival: Arrival, w_N: Tensor, g_N: Tensor) -> Worth:
         b_N = self._read(arrival)
         for piece in _pieces(g_N):
@@ -222,6 +244,13 @@ class GapAware(_WithPulls):
         self._decay = decay
         self._steps_N = torch.zeros(elements)
         self._before_N = torch.empty(elements)
+
+    def state(self) -> Remembered:
+        return replace(super().state(), vectors=(self._steps_N.clone(),))
+
+    def recall(self, state: Remembered) -> None:
+        super().recall(state)
+        self._steps_N = state.vectors[0].clone()
 
     def weigh(self, arrival: Arrival, w_N: Tensor, g_N: Tensor) -> Worth:
         b_N = self._read(arrival)
@@ -264,6 +293,12 @@ class ImplicitMomentum(Correction):
         self._staleness = 0.0  # T
         self._updates = 0
 
+    def state(self) -> Remembered:
+        return Remembered(numbers=(self._staleness, float(self._updates)))
+
+    def recall(self, state: Remembered) -> None:
+        self._staleness, self._updates = state.numbers[0], int(state.numbers[1])
+
     def plan(self, worker: int, staleness: float, rule: Rule, w_N: Tensor, slots: tuple[Tensor, ...]) -> Plan:
         assert isinstance(rule, Momentum | Nesterov)
         self._updates += 1
@@ -298,6 +333,15 @@ class Dana(Correction):
         self._velocities: dict[int, Tensor] = {}
         self._heard: dict[int, int] = {}
         self._worker = 0  # whose update is being made
+
+    def state(self) -> Remembered:
+        velocities = {worker: v_N.clone() for worker, v_N in self._velocities.items()}
+        return Remembered(vectors=(self._sum_N.clone(),), worker_vectors=velocities, heard=dict(self._heard))
+
+    def recall(self, state: Remembered) -> None:
+        self._sum_N = state.vectors[0].clone()
+        self._velocities = {worker: v_N.clone() for worker, v_N in state.worker_vectors.items()}
+        self._heard = dict(state.heard)
 
     def plan(self, worker: int, staleness: float, rule: Rule, w_N: Tensor, slots: tuple[Tensor, ...]) -> Plan:
         if worker not in self._velocities:

@@ -51,3 +51,7 @@ class PeerLost(DistbeliefError):  # noqa: N818 -- as above
 
 class JournalDamaged(DistbeliefError):  # noqa: N818 -- as above
     """A journal is not what this program writes, or is damaged before its end."""
+
+
+class SnapshotDamaged(DistbeliefError):  # noqa: N818 -- as above
+    """A snapshot is not what this program writes, or was changed. An earlier one may be whole."""

@@ -7,7 +7,7 @@ interval; each lease still missing costs one more.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -19,7 +19,7 @@ class Interval(NamedTuple):
 
 
 class IntervalSet:
-    """A set of non-negative integers. `add` is its only mutator."""
+    """A set of non-negative integers. `add` and `discard` are its only mutators."""
 
     __slots__ = ("_count", "_starts", "_stops")
 
@@ -75,6 +75,18 @@ class IntervalSet:
         self._count += 1
         return True
 
+    def discard(self, x: int) -> bool:
+        """Take x out of the set; return whether it was in it."""
+        if x not in self:
+            return False
+        i = bisect_right(self._starts, x) - 1
+        start, stop = self._starts[i], self._stops[i]
+        rest = [(a, b) for a, b in ((start, x), (x + 1, stop)) if a < b]
+        self._starts[i : i + 1] = [a for a, _ in rest]
+        self._stops[i : i + 1] = [b for _, b in rest]
+        self._count -= 1
+        return True
+
     def __contains__(self, x: int) -> bool:
         i = bisect_right(self._starts, x)
         return i > 0 and x < self._stops[i - 1]
@@ -85,6 +97,17 @@ class IntervalSet:
     def intervals(self) -> tuple[Interval, ...]:
         """The set as ascending intervals that neither overlap nor touch."""
         return tuple(map(Interval, self._starts, self._stops))
+
+    def bounds(self) -> tuple[int, ...]:
+        """Likewise as start, stop, start, stop, ...: as a message carries it."""
+        return tuple(bound for interval in self.intervals() for bound in interval)
+
+    @classmethod
+    def of_bounds(cls, bounds: Sequence[int]) -> IntervalSet:
+        """The set that `bounds()` wrote down. Raises ValueError as `of`."""
+        if len(bounds) % 2:
+            raise ValueError(f"got {len(bounds)} bounds, expected a start and a stop for each interval")
+        return cls.of(zip(bounds[::2], bounds[1::2], strict=True))
 
     def missing(self, stop: int) -> list[int]:
         """The integers 0 .. stop - 1 that are not in the set, ascending."""

@@ -15,7 +15,8 @@ from ps.messages import Outcome, Reading, Refusal, Wire
 class ShardOpened:
     """A shard began (or came back): `elements` parameters at `version`, of which `samples` examples were applied.
 
-    `weights_sha256`: hexadecimal, of the float32 weights, little-endian.
+    `weights_sha256`: hexadecimal, of the float32 weights, little-endian; `snapshot`: number of the one that it came
+    back from, 0 for its beginning.
     """
 
     now: float
@@ -26,6 +27,32 @@ class ShardOpened:
     samples: int
     elements: int
     weights_sha256: str = ""
+    snapshot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSaved:
+    """A shard's state, as of here, became part of this snapshot."""
+
+    now: float
+    snapshot: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class AveragerOpened:
+    """The averager began, or came back from this snapshot (0: its beginning)."""
+
+    now: float
+    snapshot: int
+
+
+@dataclass(frozen=True, slots=True)
+class AveragerSaved:
+    """The averager's state, as of here, became part of this snapshot."""
+
+    now: float
+    snapshot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +247,24 @@ class LeaseReturned:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerLeft:
+    """The ledger was told that this worker is lost; its id is never used again."""
+
+    now: float
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRejoined:
+    """The ledger was told that a shard came back as this incarnation. Finished leases that it lost are returned."""
+
+    now: float
+    shard: int
+    incarnation: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerStopped:
     """No lease is granted from here on."""
 
@@ -288,8 +333,8 @@ class FaultFired:
 
 
 Record = (
-    ShardOpened | LedgerOpened | Arithmetic | PushHandled | RoundApplied | PullHandled | ExchangeRefused | SampleSent
-    | SampleSkipped | LeaseGranted | LeaseFinished | LeaseFailed | LeaseDiscarded | LeaseReturned | RoundOrdered
-    | LedgerStopped
-    | SampleAveraged | WorkerExchanged | WorkerTimed | FaultFired
+    ShardOpened | ShardSaved | LedgerOpened | AveragerOpened | AveragerSaved | Arithmetic | PushHandled | RoundApplied
+    | PullHandled | ExchangeRefused | SampleSent | SampleSkipped | LeaseGranted | LeaseFinished | LeaseFailed
+    | LeaseDiscarded | LeaseReturned | RoundOrdered | WorkerLeft | ShardRejoined | LedgerStopped | SampleAveraged
+    | WorkerExchanged | WorkerTimed | FaultFired
 )  # fmt: skip

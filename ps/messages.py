@@ -83,6 +83,7 @@ class Finished:
         errors: Examples that the main head classified wrongly.
         skipped: Examples that could not be read and were left out.
         auxiliary: Mean losses of the auxiliary heads, from the bottom up.
+        incarnations: Of each shard when it said so; shards beyond the end are in their first.
     """
 
     lease: int
@@ -91,6 +92,7 @@ class Finished:
     errors: int
     skipped: int
     auxiliary: tuple[float, ...] = ()
+    incarnations: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,9 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Discarded:
-    """A worker's word that some shard found its lease's gradient too stale, or its round closed without it."""
+    """A worker's word that some shard found its lease's gradient too stale, its round closed without it, or what it
+    read lost with an earlier incarnation.
+    """
 
     lease: int
     attempt: int
@@ -195,6 +199,7 @@ class RoundClosed:
 
     number: int
     shard: int
+    incarnation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +217,23 @@ class Has:
     number: int
     shard: int
     leases: tuple[int, ...]
+    incarnation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Shard to ledger: I came back from a snapshot as this incarnation, and have only these leases.
+
+    Attributes:
+        applied: As start, stop, start, stop, ... of ascending intervals.
+        staged: Leases that wait for their round.
+    """
+
+    shard: int
+    incarnation: int
+    version: int
+    applied: tuple[int, ...]
+    staged: tuple[int, ...]
 
 
 # --- weights and gradients: worker and shard -------------------------------------------------------------------------
@@ -370,6 +392,6 @@ class ReadDone:
 
 
 Message = (
-    NextLease | Granted | NoMoreLeases | WorkerLost | Tick | Stop | WhoHas | Has | CloseRound | RoundClosed
+    NextLease | Granted | NoMoreLeases | WorkerLost | Tick | Stop | WhoHas | Has | Restored | CloseRound | RoundClosed
     | Exchange | Exchanged | Refused | Sample | SampleTaken | Read | ReadDone
 )  # fmt: skip

@@ -12,9 +12,12 @@ Shape suffix: N = parameters held by one shard.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ps.states import PulledState
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +76,17 @@ class OpenPulls:
         """The weights that this worker's newest exchange read at this version, or None."""
         pulled = self._workers.get(worker)
         return self._weights[version] if pulled is not None and version in pulled.versions else None
+
+    def state(self) -> tuple[tuple[PulledState, ...], dict[int, Tensor]]:
+        """The open pulls, and the weights that they read; those never change, so they are not copied."""
+        pulls = [PulledState(worker, each.number, tuple(each.versions)) for worker, each in self._workers.items()]
+        return tuple(pulls), dict(self._weights)
+
+    def recall(self, pulls: Iterable[PulledState], weights: Mapping[int, Tensor]) -> None:
+        """Keep what `state` wrote down, and nothing else."""
+        self._weights = dict(weights)
+        self._workers = {each.worker: _Pulled(each.number, list(each.versions)) for each in pulls}
+        self._readers = Counter(version for each in self._workers.values() for version in each.versions)
 
     def _forget(self, worker: int) -> None:
         pulled = self._workers.pop(worker, None)

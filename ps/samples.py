@@ -7,6 +7,7 @@ Shape suffix: N = parameters held by one shard.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,16 @@ class Samples:
     free: list[Tensor] = field(default_factory=list)
     sent: dict[int, Tensor] = field(default_factory=dict)
     skipped: int = 0
+
+    def state(self) -> dict[int, Tensor]:
+        """The copies that wait, copied."""
+        return {version: buffer_N.clone() for version, buffer_N in self.sent.items()}
+
+    def recall(self, waiting: Mapping[int, Tensor], skipped: int) -> None:
+        """Let these wait, and nothing else."""
+        self.free, self.sent, self.skipped = [], {}, skipped
+        for version, w_N in waiting.items():
+            self.copy(version, w_N)
 
     def wants(self, version: int) -> bool:
         """Whether the average is defined over this version."""

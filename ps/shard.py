@@ -1,10 +1,14 @@
 """Shard: one contiguous slice of the parameters, its optimizer state, and which leases it has applied.
 
-    handle(now, message) -> outbox        is the only mutator
+    handle(now, message) -> outbox        is the only mutator, but for `recall` before the first message
 
 Knows no clock, no network, no random number, and not how many workers there are; so the live, simulated and replayed
 clocks share it. A push is applied at most once per lease id, whatever its attempt. Everything that can be refused is
 refused before the first write.
+
+A shard that lost its memory takes up a saved state, older than what it had. It begins a new incarnation: versions
+count on from there, and what was read from a version that is lost is refused. Up to there both incarnations are the
+same, so older readings are still good. The ledger is told which leases it has.
 
 Shape suffix: N = parameters held by this shard.
 """
@@ -32,6 +36,7 @@ from ps.journal import (
     SampleSent,
     SampleSkipped,
     ShardOpened,
+    ShardSaved,
 )
 from ps.messages import (
     AVERAGER,
@@ -50,6 +55,7 @@ from ps.messages import (
     Reading,
     Refusal,
     Refused,
+    Restored,
     Role,
     RoundClosed,
     Sample,
@@ -59,6 +65,7 @@ from ps.messages import (
 from ps.rules import Rule
 from ps.samples import Samples
 from ps.staging import Staging, mean
+from ps.states import ShardState
 from ps.updates import Update, Vectors
 
 if TYPE_CHECKING:
@@ -121,7 +128,7 @@ class Shard:
     ) -> None:
         self.index = index
         self.shards = shards
-        self.incarnation = 0
+        self._openings: tuple[int, ...] = (0,)  # the version at which each incarnation began
         self.version = 0
         self.samples = 0
         self.applied = IntervalSet()
@@ -155,13 +162,67 @@ class Shard:
         """What the correction is handed: with every update made, if it looks."""
         return self._vectors if self._correction.blind else self._vectors.settle()
 
-    def opened(self, now: float) -> ShardOpened:
-        """The record that opens this shard's journal."""
+    @property
+    def incarnation(self) -> int:
+        return len(self._openings) - 1
+
+    def opened(self, now: float, snapshot: int = 0) -> ShardOpened:
+        """The record that opens this shard's journal. `snapshot`: what it came back from; 0: its beginning."""
         weights: Any = self._w_N.numpy()
         return ShardOpened(
             now, self.index, self.shards, self.incarnation, self.version, self.samples, self.elements,
-            sha256(weights).hexdigest(),
+            sha256(weights).hexdigest(), snapshot,
         )  # fmt: skip
+
+    def saved(self, now: float, snapshot: int) -> ShardSaved:
+        """The record that says where in its journal this shard's state became this snapshot."""
+        return ShardSaved(now, snapshot, self.version)
+
+    def state(self) -> ShardState:
+        """All that it remembers, copied."""
+        return ShardState(
+            self.index, self._openings, self.version, self.samples, self.applied.bounds(), dict(self.staleness),
+            self.duplicates, self.refused, self.discarded, self._samples.skipped, self._w_N.clone(),
+            tuple(slot_N.clone() for slot_N in self._slots), self._correction.state(),
+            () if self._staging is None else self._staging.state(), self._samples.state(),
+        )  # fmt: skip
+
+    def recall(self, state: ShardState, openings: tuple[int, ...]) -> None:
+        """Take up what `state` wrote down, in place of all that came since.
+
+        Args:
+            openings: The version at which each incarnation began, up to the one that begins here.
+
+        Raises:
+            ValueError: It is another shard's. Nothing was changed.
+        """
+        if state.shard != self.index or state.weights_N.numel() != self.elements:
+            raise ValueError(
+                f"shard {self.index} of {self.elements} parameters got the state of shard {state.shard}, "
+                f"with {state.weights_N.numel()}"
+            )
+        self._openings = openings
+        self.version, self.samples = state.version, state.samples
+        self.applied = IntervalSet.of_bounds(state.applied)
+        self.staleness = Counter(state.staleness)
+        self.duplicates, self.refused, self.discarded = state.duplicates, state.refused, state.discarded
+        self._w_N.copy_(state.weights_N)
+        for slot_N, saved_N in zip(self._slots, state.slots, strict=True):
+            slot_N.copy_(saved_N)
+        self._correction.recall(state.remembered)
+        if self._staging is not None:
+            self._staging.recall(state.staged)
+        self._samples.recall(state.waiting, state.skipped_samples)
+
+    def rejoin(self) -> Outbox:
+        """What a shard that came back says: to the ledger what it has, to the averager what it may not have got."""
+        staged = () if self._staging is None else self._staging.leases
+        said = Restored(self.index, self.incarnation, self.version, self.applied.bounds(), staged)
+        waiting = sorted(self._samples.sent.items())
+        return [
+            (LEDGER, said),
+            *((AVERAGER, Sample(self.index, self.incarnation, version, w_N)) for version, w_N in waiting),
+        ]
 
     def status(self) -> ShardStatus:
         return ShardStatus(
@@ -181,7 +242,7 @@ class Shard:
                 return self._close_round(now, message)
             case WhoHas():
                 held = tuple(lease for lease in message.leases if self._has(lease))
-                return [(LEDGER, Has(message.number, self.index, held))]
+                return [(LEDGER, Has(message.number, self.index, held, self.incarnation))]
             case Read():
                 message.out_N.copy_(self._w_N)
                 return [(message.reader, ReadDone(message.number, self.index, self.version, 1))]
@@ -259,10 +320,16 @@ class Shard:
                 f"push names {len(push.read)} readings, expected one for each of {self.shards} shards",
             )
         read = push.read[self.index]
-        if read.incarnation != self.incarnation:
+        if not 0 <= read.incarnation <= self.incarnation:
             return (
                 Refusal.INCARNATION,
                 f"read from incarnation {read.incarnation}, this is {self.incarnation}: pull again",
+            )
+        if read.version > (lost := min(self._openings[read.incarnation + 1 :], default=read.version)):
+            return (
+                Refusal.INCARNATION,
+                f"read version {read.version} of incarnation {read.incarnation}, of which those after {lost} are lost: "
+                "pull again",
             )
         if not 0 <= read.version <= self.version:
             return Refusal.FUTURE, f"read version {read.version}, expected 0 to {self.version}"
@@ -295,7 +362,7 @@ class Shard:
 
     def _close_round(self, now: float, message: CloseRound) -> Outbox:
         """Apply a round as one update. Raises ValueError, before any change, if it is not the next one or not here."""
-        closed: Outbox = [(LEDGER, RoundClosed(message.number, self.index))]
+        closed: Outbox = [(LEDGER, RoundClosed(message.number, self.index, self.incarnation))]
         if message.round <= self.version:
             return closed  # asked again
         if self._staging is None or message.round != self.version + 1:

@@ -8,25 +8,16 @@ Shape suffix: N = parameters held by one shard.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from ps.states import Staged
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ps.messages import Push
-
-
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """One gradient that waits. `read`: the version that it was computed from; `gradient_N`: this shard's own copy."""
-
-    worker: int
-    lease: int
-    samples: int
-    read: int
-    gradient_N: Tensor
 
 
 class Staging:
@@ -45,6 +36,19 @@ class Staging:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def state(self) -> tuple[Staged, ...]:
+        """What waits, copied: a round adds up in the gradients themselves."""
+        return tuple(replace(staged, gradient_N=staged.gradient_N.clone()) for staged in self._held.values())
+
+    def recall(self, state: Iterable[Staged]) -> None:
+        """Hold what `state` wrote down, and nothing else."""
+        self._held = {each.lease: replace(each, gradient_N=each.gradient_N.clone()) for each in state}
+
+    @property
+    def leases(self) -> tuple[int, ...]:
+        """The leases whose gradients wait."""
+        return tuple(self._held)
 
     def late(self, staleness: int) -> bool:
         """Whether a gradient is too stale to be let in: its round was closed without it."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -38,20 +38,29 @@ class JournalWriter:
     """Appends one actor's records. `write` returns when the kernel has them, so that a killed process loses none.
 
     Args:
-        path: The file, created; it must not exist.
+        path: The file, created; it must not exist, unless `again`.
         run: The run's id.
         actor: Whose journal this is, for example "shard-0".
         kept_back: Records that wait for others until they are written together; only where nobody hears of what is
             recorded before the journal is closed.
+        again: Go on where an earlier writer of this journal ended, behind its last whole record.
+
+    Raises:
+        JournalDamaged: `again`, and what is there is damaged before its end.
     """
 
-    def __init__(self, path: Path, run: str, actor: str, kept_back: int = 0) -> None:
+    def __init__(self, path: Path, run: str, actor: str, kept_back: int = 0, again: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        header = pb.Record(header=pb.Header(format=FORMAT, run=run, actor=actor))
+        end = _end(path) if again and path.exists() else 0
+        created = 0 if again else os.O_EXCL
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | created | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._waiting: list[Record] = []
         self._kept_back = kept_back
-        self._write(MAGIC + _framed(header.SerializeToString()))
+        if again:
+            os.ftruncate(self._file, end)
+        if not end:
+            header = pb.Record(header=pb.Header(format=FORMAT, run=run, actor=actor))
+            self._write(MAGIC + _framed(header.SerializeToString()))
 
     def write(self, records: Iterable[Record]) -> None:
         """Append these records, all in one write."""
@@ -69,10 +78,14 @@ class JournalWriter:
         while view:
             view = view[os.write(self._file, view) :]
 
-    def close(self) -> None:
-        """Make the journal durable and close it."""
+    def sync(self) -> None:
+        """Make durable what was written."""
         self._flush()
         os.fsync(self._file)
+
+    def close(self) -> None:
+        """Make the journal durable and close it."""
+        self.sync()
         os.close(self._file)
 
 
@@ -97,6 +110,14 @@ def read_journal(path: Path) -> Iterator[Record]:
         elif record.format != FORMAT:
             raise JournalDamaged(f"{path}: journal format {record.format}, this program reads format {FORMAT}")
         first = False
+
+
+def _end(path: Path) -> int:
+    """Where the last whole record of a journal ends; 0 if there is none."""
+    end = 0
+    for at, body in _bodies(path):
+        end = at + _FRAME.size + len(body)
+    return end
 
 
 def _bodies(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -133,13 +154,16 @@ def journal_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file that is there whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+def write_whole(path: Path, data: bytes | Sequence[memoryview], mode: int = 0o644) -> None:
+    """Write a file, in one piece or several, that is there whole or not at all: temporary name, fsync, rename, fsync of
+    the folder.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         with os.fdopen(file, "wb") as stream:
-            stream.write(data)
+            for piece in (data,) if isinstance(data, bytes) else data:
+                stream.write(piece)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
@@ -147,7 +171,12 @@ def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make durable which files this folder holds."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
     finally:

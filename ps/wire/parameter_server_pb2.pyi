@@ -89,20 +89,22 @@ class Lease(_message.Message):
     def __init__(self, id: _Optional[int] = ..., attempt: _Optional[int] = ..., epoch: _Optional[int] = ..., first: _Optional[int] = ..., count: _Optional[int] = ..., weight: _Optional[float] = ..., deadline: _Optional[float] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("lease", "attempt", "loss", "errors", "skipped", "auxiliary")
+    __slots__ = ("lease", "attempt", "loss", "errors", "skipped", "auxiliary", "incarnations")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
     AUXILIARY_FIELD_NUMBER: _ClassVar[int]
+    INCARNATIONS_FIELD_NUMBER: _ClassVar[int]
     lease: int
     attempt: int
     loss: float
     errors: int
     skipped: int
     auxiliary: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., loss: _Optional[float] = ..., errors: _Optional[int] = ..., skipped: _Optional[int] = ..., auxiliary: _Optional[_Iterable[float]] = ...) -> None: ...
+    incarnations: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., loss: _Optional[float] = ..., errors: _Optional[int] = ..., skipped: _Optional[int] = ..., auxiliary: _Optional[_Iterable[float]] = ..., incarnations: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("lease", "attempt", "finite", "reason")
@@ -189,12 +191,14 @@ class CloseRound(_message.Message):
     def __init__(self, number: _Optional[int] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., size: _Optional[int] = ..., keep: bool = ...) -> None: ...
 
 class RoundClosed(_message.Message):
-    __slots__ = ("number", "shard")
+    __slots__ = ("number", "shard", "incarnation")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     number: int
     shard: int
-    def __init__(self, number: _Optional[int] = ..., shard: _Optional[int] = ...) -> None: ...
+    incarnation: int
+    def __init__(self, number: _Optional[int] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class WhoHas(_message.Message):
     __slots__ = ("number", "leases")
@@ -205,14 +209,30 @@ class WhoHas(_message.Message):
     def __init__(self, number: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Has(_message.Message):
-    __slots__ = ("number", "shard", "leases")
+    __slots__ = ("number", "shard", "leases", "incarnation")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     number: int
     shard: int
     leases: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, number: _Optional[int] = ..., shard: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ...) -> None: ...
+    incarnation: int
+    def __init__(self, number: _Optional[int] = ..., shard: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class Restored(_message.Message):
+    __slots__ = ("shard", "incarnation", "version", "applied", "staged")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    STAGED_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    incarnation: int
+    version: int
+    applied: _containers.RepeatedScalarFieldContainer[int]
+    staged: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., applied: _Optional[_Iterable[int]] = ..., staged: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Reading(_message.Message):
     __slots__ = ("incarnation", "version")
@@ -353,7 +373,7 @@ class Received(_message.Message):
     def __init__(self) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("next_lease", "granted", "no_more_leases", "worker_lost", "tick", "stop", "who_has", "has", "exchange", "exchanged", "refused", "sample", "sample_taken", "read", "read_done", "received", "close_round", "round_closed")
+    __slots__ = ("next_lease", "granted", "no_more_leases", "worker_lost", "tick", "stop", "who_has", "has", "exchange", "exchanged", "refused", "sample", "sample_taken", "read", "read_done", "received", "close_round", "round_closed", "restored")
     NEXT_LEASE_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     NO_MORE_LEASES_FIELD_NUMBER: _ClassVar[int]
@@ -372,6 +392,7 @@ class Envelope(_message.Message):
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     CLOSE_ROUND_FIELD_NUMBER: _ClassVar[int]
     ROUND_CLOSED_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_FIELD_NUMBER: _ClassVar[int]
     next_lease: NextLease
     granted: Granted
     no_more_leases: NoMoreLeases
@@ -390,7 +411,8 @@ class Envelope(_message.Message):
     received: Received
     close_round: CloseRound
     round_closed: RoundClosed
-    def __init__(self, next_lease: _Optional[_Union[NextLease, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., no_more_leases: _Optional[_Union[NoMoreLeases, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., who_has: _Optional[_Union[WhoHas, _Mapping]] = ..., has: _Optional[_Union[Has, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., exchanged: _Optional[_Union[Exchanged, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ..., read: _Optional[_Union[Read, _Mapping]] = ..., read_done: _Optional[_Union[ReadDone, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., close_round: _Optional[_Union[CloseRound, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ...) -> None: ...
+    restored: Restored
+    def __init__(self, next_lease: _Optional[_Union[NextLease, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., no_more_leases: _Optional[_Union[NoMoreLeases, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., who_has: _Optional[_Union[WhoHas, _Mapping]] = ..., has: _Optional[_Union[Has, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., exchanged: _Optional[_Union[Exchanged, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ..., read: _Optional[_Union[Read, _Mapping]] = ..., read_done: _Optional[_Union[ReadDone, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., close_round: _Optional[_Union[CloseRound, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ..., restored: _Optional[_Union[Restored, _Mapping]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
@@ -498,7 +520,7 @@ class Header(_message.Message):
     def __init__(self, format: _Optional[int] = ..., run: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
 
 class ShardOpened(_message.Message):
-    __slots__ = ("now", "shard", "shards", "incarnation", "version", "samples", "elements", "weights_sha256")
+    __slots__ = ("now", "shard", "shards", "incarnation", "version", "samples", "elements", "weights_sha256", "snapshot")
     NOW_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -507,6 +529,7 @@ class ShardOpened(_message.Message):
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     ELEMENTS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     now: float
     shard: int
     shards: int
@@ -515,7 +538,34 @@ class ShardOpened(_message.Message):
     samples: int
     elements: int
     weights_sha256: str
-    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., shards: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., elements: _Optional[int] = ..., weights_sha256: _Optional[str] = ...) -> None: ...
+    snapshot: int
+    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., shards: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., elements: _Optional[int] = ..., weights_sha256: _Optional[str] = ..., snapshot: _Optional[int] = ...) -> None: ...
+
+class ShardSaved(_message.Message):
+    __slots__ = ("now", "snapshot", "version")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    snapshot: int
+    version: int
+    def __init__(self, now: _Optional[float] = ..., snapshot: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class AveragerOpened(_message.Message):
+    __slots__ = ("now", "snapshot")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    snapshot: int
+    def __init__(self, now: _Optional[float] = ..., snapshot: _Optional[int] = ...) -> None: ...
+
+class AveragerSaved(_message.Message):
+    __slots__ = ("now", "snapshot")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    snapshot: int
+    def __init__(self, now: _Optional[float] = ..., snapshot: _Optional[int] = ...) -> None: ...
 
 class LedgerOpened(_message.Message):
     __slots__ = ("now", "workers", "shards", "examples", "batch_size", "epochs", "seed", "batches")
@@ -737,6 +787,26 @@ class LeaseReturned(_message.Message):
     attempt: int
     def __init__(self, now: _Optional[float] = ..., lease: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
+class WorkerLeft(_message.Message):
+    __slots__ = ("now", "worker")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    worker: int
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ...) -> None: ...
+
+class ShardRejoined(_message.Message):
+    __slots__ = ("now", "shard", "incarnation", "version")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    shard: int
+    incarnation: int
+    version: int
+    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
 class LedgerStopped(_message.Message):
     __slots__ = ("now", "reason")
     NOW_FIELD_NUMBER: _ClassVar[int]
@@ -812,7 +882,7 @@ class FaultFired(_message.Message):
     def __init__(self, now: _Optional[float] = ..., actor: _Optional[str] = ..., event: _Optional[int] = ..., do: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Record(_message.Message):
-    __slots__ = ("header", "shard_opened", "push_handled", "pull_handled", "exchange_refused", "sample_sent", "sample_skipped", "lease_granted", "lease_finished", "lease_failed", "lease_returned", "ledger_stopped", "sample_averaged", "worker_exchanged", "worker_timed", "ledger_opened", "arithmetic", "round_applied", "lease_discarded", "round_ordered", "fault_fired")
+    __slots__ = ("header", "shard_opened", "push_handled", "pull_handled", "exchange_refused", "sample_sent", "sample_skipped", "lease_granted", "lease_finished", "lease_failed", "lease_returned", "ledger_stopped", "sample_averaged", "worker_exchanged", "worker_timed", "ledger_opened", "arithmetic", "round_applied", "lease_discarded", "round_ordered", "shard_saved", "averager_opened", "averager_saved", "worker_left", "shard_rejoined", "fault_fired")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SHARD_OPENED_FIELD_NUMBER: _ClassVar[int]
     PUSH_HANDLED_FIELD_NUMBER: _ClassVar[int]
@@ -833,6 +903,11 @@ class Record(_message.Message):
     ROUND_APPLIED_FIELD_NUMBER: _ClassVar[int]
     LEASE_DISCARDED_FIELD_NUMBER: _ClassVar[int]
     ROUND_ORDERED_FIELD_NUMBER: _ClassVar[int]
+    SHARD_SAVED_FIELD_NUMBER: _ClassVar[int]
+    AVERAGER_OPENED_FIELD_NUMBER: _ClassVar[int]
+    AVERAGER_SAVED_FIELD_NUMBER: _ClassVar[int]
+    WORKER_LEFT_FIELD_NUMBER: _ClassVar[int]
+    SHARD_REJOINED_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIRED_FIELD_NUMBER: _ClassVar[int]
     header: Header
     shard_opened: ShardOpened
@@ -854,5 +929,10 @@ class Record(_message.Message):
     round_applied: RoundApplied
     lease_discarded: LeaseDiscarded
     round_ordered: RoundOrdered
+    shard_saved: ShardSaved
+    averager_opened: AveragerOpened
+    averager_saved: AveragerSaved
+    worker_left: WorkerLeft
+    shard_rejoined: ShardRejoined
     fault_fired: FaultFired
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., shard_opened: _Optional[_Union[ShardOpened, _Mapping]] = ..., push_handled: _Optional[_Union[PushHandled, _Mapping]] = ..., pull_handled: _Optional[_Union[PullHandled, _Mapping]] = ..., exchange_refused: _Optional[_Union[ExchangeRefused, _Mapping]] = ..., sample_sent: _Optional[_Union[SampleSent, _Mapping]] = ..., sample_skipped: _Optional[_Union[SampleSkipped, _Mapping]] = ..., lease_granted: _Optional[_Union[LeaseGranted, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., lease_failed: _Optional[_Union[LeaseFailed, _Mapping]] = ..., lease_returned: _Optional[_Union[LeaseReturned, _Mapping]] = ..., ledger_stopped: _Optional[_Union[LedgerStopped, _Mapping]] = ..., sample_averaged: _Optional[_Union[SampleAveraged, _Mapping]] = ..., worker_exchanged: _Optional[_Union[WorkerExchanged, _Mapping]] = ..., worker_timed: _Optional[_Union[WorkerTimed, _Mapping]] = ..., ledger_opened: _Optional[_Union[LedgerOpened, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, _Mapping]] = ..., round_applied: _Optional[_Union[RoundApplied, _Mapping]] = ..., lease_discarded: _Optional[_Union[LeaseDiscarded, _Mapping]] = ..., round_ordered: _Optional[_Union[RoundOrdered, _Mapping]] = ..., fault_fired: _Optional[_Union[FaultFired, _Mapping]] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., shard_opened: _Optional[_Union[ShardOpened, _Mapping]] = ..., push_handled: _Optional[_Union[PushHandled, _Mapping]] = ..., pull_handled: _Optional[_Union[PullHandled, _Mapping]] = ..., exchange_refused: _Optional[_Union[ExchangeRefused, _Mapping]] = ..., sample_sent: _Optional[_Union[SampleSent, _Mapping]] = ..., sample_skipped: _Optional[_Union[SampleSkipped, _Mapping]] = ..., lease_granted: _Optional[_Union[LeaseGranted, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., lease_failed: _Optional[_Union[LeaseFailed, _Mapping]] = ..., lease_returned: _Optional[_Union[LeaseReturned, _Mapping]] = ..., ledger_stopped: _Optional[_Union[LedgerStopped, _Mapping]] = ..., sample_averaged: _Optional[_Union[SampleAveraged, _Mapping]] = ..., worker_exchanged: _Optional[_Union[WorkerExchanged, _Mapping]] = ..., worker_timed: _Optional[_Union[WorkerTimed, _Mapping]] = ..., ledger_opened: _Optional[_Union[LedgerOpened, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, _Mapping]] = ..., round_applied: _Optional[_Union[RoundApplied, _Mapping]] = ..., lease_discarded: _Optional[_Union[LeaseDiscarded, _Mapping]] = ..., round_ordered: _Optional[_Union[RoundOrdered, _Mapping]] = ..., shard_saved: _Optional[_Union[ShardSaved, _Mapping]] = ..., averager_opened: _Optional[_Union[AveragerOpened, _Mapping]] = ..., averager_saved: _Optional[_Union[AveragerSaved, _Mapping]] = ..., worker_left: _Optional[_Union[WorkerLeft, _Mapping]] = ..., shard_rejoined: _Optional[_Union[ShardRejoined, _Mapping]] = ..., fault_fired: _Optional[_Union[FaultFired, _Mapping]] = ...) -> None: ...

@@ -75,3 +75,21 @@ def test_a_negative_integer_is_refused_and_changes_nothing() -> None:
         ours.add(-1)
     assert -1 not in ours
     assert ours.intervals() == ((0, 3),)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_discarded_is_gone_and_the_rest_is_not(seed: int) -> None:
+    ours, plain = IntervalSet.of([(0, 40), (50, 80)]), {*range(40), *range(50, 80)}
+    for x in numpy_stream(seed, "discards").integers(0, 90, 200).tolist():
+        assert ours.discard(x) is (x in plain)
+        plain.discard(x)
+        check_invariants(ours)
+        assert [y for y in range(95) if y in ours] == sorted(plain)
+
+
+def test_bounds_are_the_set_again_and_half_an_interval_is_none() -> None:
+    ours = IntervalSet.of([(0, 3), (5, 6)])
+    assert ours.bounds() == (0, 3, 5, 6)
+    assert IntervalSet.of_bounds(ours.bounds()).intervals() == ours.intervals()
+    with pytest.raises(ValueError, match="got 3 bounds"):
+        IntervalSet.of_bounds((0, 3, 5))

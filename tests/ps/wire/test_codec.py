@@ -15,6 +15,8 @@ from ps.averager import AveragerStatus
 from ps.errors import WireError
 from ps.journal import (
     Arithmetic,
+    AveragerOpened,
+    AveragerSaved,
     ExchangeRefused,
     FaultFired,
     LeaseDiscarded,
@@ -32,7 +34,10 @@ from ps.journal import (
     SampleSent,
     SampleSkipped,
     ShardOpened,
+    ShardRejoined,
+    ShardSaved,
     WorkerExchanged,
+    WorkerLeft,
     WorkerTimed,
 )
 from ps.ledger import LedgerStatus
@@ -58,6 +63,7 @@ from ps.messages import (
     Reading,
     Refusal,
     Refused,
+    Restored,
     Role,
     RoundClosed,
     Sample,
@@ -91,6 +97,7 @@ PLAIN = [
     NextLease(3, 1, None),
     NextLease(0, 0, Finished(0, 0, 0.0, 0, 0)),
     NextLease(3, 2, Finished(7, 1, 0.25, 3, 1, (0.5, 0.75))),
+    NextLease(3, 2, Finished(7, 1, 0.25, 3, 1, (), (0, 2))),
     NextLease(3, 3, Failed(0, 0, False, "")),
     NextLease(3, 4, Failed(8, 2, True, "wrong length: 3 \u2260 4")),
     NextLease(3, 5, Discarded(8, 2), 1 << 40),
@@ -105,10 +112,12 @@ PLAIN = [
     WhoHas(5, ()),
     WhoHas(5, (0, 3, 1 << 60)),
     Has(5, 1, ()),
-    Has(5, 0, (0, 2)),
+    Has(5, 0, (0, 2), 3),
+    Restored(1, 2, 70, (0, 68, 70, 72), (69,)),
+    Restored(0, 1, 0, (), ()),
     CloseRound(6, 2, (0, 3, 1 << 60), 4, True),
     CloseRound(6, 2, (), 1, False),
-    RoundClosed(6, 1),
+    RoundClosed(6, 1, 2),
     *[Exchanged(2, 1, outcome, Reading(1, 99), 640, 31) for outcome in Outcome],
     Exchanged(0, 0, Outcome.APPLIED, Reading(0, 0), 0, 0),
     Exchanged(2, 1, Outcome.NONE, Reading(0, 0), 0, None),
@@ -118,7 +127,12 @@ PLAIN = [
 ]
 
 RECORDS = [
-    ShardOpened(0.5, 1, 4, 2, 7, 28, 1000, "ab" * 32),
+    ShardOpened(0.5, 1, 4, 2, 7, 28, 1000, "ab" * 32, 12),
+    ShardSaved(0.5, 12, 7),
+    AveragerOpened(0.5, 0),
+    AveragerSaved(0.5, 12),
+    WorkerLeft(0.5, 3),
+    ShardRejoined(0.5, 1, 2, 7),
     LedgerOpened(0.5, 8, 2, 1437, 32, 3, (1 << 63) - 1),
     Arithmetic(0.5, "2.13.0+cpu", "13.0.0", "6.2", "AVX2", 1, "cd" * 32),
     *[PushHandled(1.5, 3, 2, 9, 1, 32, READ, outcome, 0.01, 3, 8, True) for outcome in Outcome],
