@@ -321,5 +321,27 @@ def verify(run: Path, as_json: bool, debug: bool) -> int:
     return verify_command(run, as_json)
 
 
+@commands.command()
+@click.argument("run", required=False, type=DIRECTORY, metavar="[RUN]")
+@click.option("--output", type=FILE, help="Where to write it (else RUN/report.html).")
+@debug_option
+def report(run: Path | None, output: Path | None, debug: bool) -> int:
+    """Write a page about a run: report.html, whole in one file.
+
+    What it was, loss and error, staleness by shard and worker, where time
+    went, leases, and how to run it again. Without RUN: the newest one under
+    ./runs. Live and simulated runs alike.
+
+    \b
+    Examples:
+      distbelief report
+      distbelief report runs/digits-20260729-101530
+      distbelief report runs/digits-20260729-101530 --output digits.html
+    """
+    from distbelief.report.run import report_command
+
+    return report_command(run, output)
+
+
 commands.add_command(data)
 commands.add_command(bench)

@@ -1,0 +1,1 @@
+"""What a person looks at afterwards: pages of HTML that need nothing but a browser."""

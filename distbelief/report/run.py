@@ -1,0 +1,202 @@
+"""Report of one run, live or simulated: what it was, how it went, and how to run it again, on one page.
+
+The numbers are those of summary.json and of the journals; nothing is measured here. A run without a summary (it goes
+on, or was killed) is shown as far as its journals tell.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from distbelief import rundir
+from distbelief.histogram import mean
+from distbelief.progress import duration, number, percent
+from distbelief.report import course, html
+from distbelief.report.html import Html
+from distbelief.report.subject import Subject
+from distbelief.status import RUNS, newest
+from ps.errors import BadInput
+from ps.wire.files import write_whole
+
+REPORT = "report.html"
+LEASES = {
+    "granted": "grants in all",
+    "applied": "leases that every shard applied, once each",
+    "reissued": "grants of a lease that had been granted before",
+    "duplicates_ignored": "pushes of a lease that the shard had already, which changed nothing",
+    "discarded": "gradients that came too late for their mode",
+    "outstanding": "leases granted and not applied everywhere",
+}
+
+
+def report_command(run: Path | None, output: Path | None) -> int:
+    """`distbelief report`: write the page and say where it is; return the exit code. Raises as `write_report`."""
+    folder = newest(RUNS) if run is None else run
+    output = output or folder / REPORT
+    write_report(folder, output)
+    click.echo(f"report  {output}")
+    return 0
+
+
+def write_report(run: Path, output: Path) -> None:
+    """Write a run's page to a file.
+
+    Raises:
+        BadInput: Not a run directory, or the file cannot be written.
+        JournalDamaged: A journal of the run is damaged.
+    """
+    text = run_page(Subject.read(run))
+    try:
+        write_whole(output, text.encode())
+    except OSError as error:
+        raise BadInput(f"--output: cannot write {output}: {error.strerror}; name another file") from error
+
+
+def run_page(subject: Subject) -> str:
+    """The whole page."""
+    config, clock = subject.config, "in virtual time" if subject.simulated else "live"
+    cluster = f"{config.cluster.workers:,} workers, {config.cluster.shards} shards"
+    modes = f"consistency {config.consistency.kind}, correction {config.correction.kind}"
+    lead = html.paragraph(f"{config.model.name} on {config.data.name}, {cluster}, {clock}; {modes}")
+    sections = [
+        _at_a_glance(subject), _notices(subject), course.learning(subject), course.staleness(subject),
+        course.time(subject), _leases(subject), _what_it_was(subject), _again(subject),
+    ]  # fmt: skip
+    return html.page(subject.folder.name, lead, sections)
+
+
+def _at_a_glance(subject: Subject) -> Html:
+    summary = subject.summary
+    if summary is None:
+        finished, counts = subject.history.finished, subject.staleness
+        return html.tiles(
+            [
+                ("updates", f"{len(finished):,}"),
+                ("examples", f"{sum(each.samples for each in finished):,}"),
+                ("mean staleness", number(mean(counts), 2)),
+            ]
+        )
+    evaluation, staleness, seconds = summary["evaluation"], summary["staleness"], summary["seconds"]
+    return html.tiles(
+        [
+            ("top-1 error, average", percent(evaluation["average"]["top1_error"])),
+            ("top-1 error, latest", percent(evaluation["latest"]["top1_error"])),
+            ("training loss, last epoch", number(summary["train_loss"], 4)),
+            ("updates", f"{summary['updates']:,}"),
+            ("mean staleness", number(staleness["mean"], 2)),
+            ("staleness, 95 % at most", f"{staleness['p95']:,}"),
+            ("images per second", number(summary["images_per_second"])),
+            (subject.clock, f"{seconds:.1f}s" if seconds < 60 else duration(seconds)),
+        ]
+    )
+
+
+def _notices(subject: Subject) -> Html:
+    """What a reader must not miss."""
+    summary = subject.summary
+    if summary is None:
+        return html.notices(
+            "warning", ["no summary.json: the run goes on, or was killed; this is what its journals say"]
+        )
+    ending = f"ended by {summary['stopped_by']}" + (f": {summary['message']}" if summary["message"] else "")
+    if summary["stopped_by"] in ("diverged", "failed"):
+        return html.joined(html.notices("bad", [ending]), html.notices("warning", _warnings(summary)))
+    early = [] if summary["stopped_by"] == "completed" else [ending]
+    if warnings := [*early, *_warnings(summary)]:
+        return html.notices("warning", warnings)
+    return html.notices("good", ["completed: every lease was applied exactly once, and nothing was skipped"])
+
+
+def _warnings(summary: dict[str, Any]) -> list[str]:
+    leases = summary["leases"]
+    found = [
+        (not summary["replayable"], "not replayable: its journals are not enough to run it again"),
+        (leases["reissued"], f"{leases['reissued']:,} leases were granted again: lost, late or too stale"),
+        (leases["outstanding"], f"{leases['outstanding']:,} leases were granted and not applied on every shard"),
+        (
+            summary["skipped_examples"],
+            f"{summary['skipped_examples']:,} examples could not be read; unreadable.txt names them",
+        ),
+        (
+            summary["skipped_average_versions"],
+            f"the average missed {summary['skipped_average_versions']:,} versions: the averager was behind",
+        ),
+        (summary["evaluation"]["average"]["top1_error"] is None, "the weights were not evaluated"),
+    ]
+    return [text for present, text in found if present]
+
+
+def _what_it_was(subject: Subject) -> Html:
+    config, summary = subject.config, subject.summary
+    rule = f"{config.rule.rule}, rate {config.schedule.rate:g} ({config.schedule.kind})"
+    if config.rule.rule in ("momentum", "nesterov"):
+        rule += f", momentum {config.rule.momentum:g}"
+    parameters = f"{summary['parameters']:,} parameters, " if summary else ""
+    cluster = f"{config.cluster.workers:,} workers, {config.cluster.shards} shards"
+    pairs = [
+        ("run", str(subject.folder)),
+        ("started", "at virtual time 0" if subject.simulated else _moment(subject.began)),
+        ("data", f"{config.data.name}, {config.run.epochs} epochs in batches of {config.run.batch_size}"),
+        ("model", f"{config.model.name}, {parameters}{config.model.precision}"),
+        ("cluster", cluster if subject.simulated else f"{cluster}, address {config.cluster.address}"),
+        ("consistency", config.consistency.kind),
+        ("correction", config.correction.kind),
+        ("worker program", config.program.kind),
+        ("rule", rule),
+        ("seed", str(config.run.seed)),
+    ]
+    if subject.simulated:
+        chosen = config.simulate
+        mean_seconds = f"mean {chosen.compute_seconds:g} s"
+        compute = (
+            f"as measured in {chosen.source}" if chosen.compute == "empirical" else f"{chosen.compute}, {mean_seconds}"
+        )
+        slow = f", {chosen.slow_workers} workers {chosen.slow_factor:g} times slower" if chosen.slow_workers else ""
+        pairs.append(("simulated cluster", f"compute {compute}{slow}; gradients {chosen.gradients}"))
+    settings = html.folded("Every setting (config.toml)", html.code(config.to_toml()))
+    return html.section("What it was", html.facts(pairs), settings)
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if seconds else "never"
+
+
+def _leases(subject: Subject) -> Html:
+    granted, finished = sum(subject.history.granted.values()), len(subject.history.finished)
+    counts = subject.summary["leases"] if subject.summary else {"granted": granted, "applied": finished}
+    rows = [
+        [name.replace("_", " "), f"{counts[name]:,}", meaning] for name, meaning in LEASES.items() if name in counts
+    ]
+    return html.section("Leases", html.table(["leases", "count", "what is counted"], rows, "words"))
+
+
+def _again(subject: Subject) -> Html:
+    """How to check it and to run it again."""
+    run, summary = subject.folder, subject.summary
+    start = "simulate" if subject.simulated else "launch"
+    commands = [
+        f"distbelief verify {run}",
+        f"distbelief replay {run}",
+        f"distbelief {start} --config {run / rundir.CONFIG}",
+    ]
+    pairs = []
+    if summary:
+        pairs += [
+            (f"sha256 of {name}.safetensors", found["sha256"] or "-") for name, found in summary["evaluation"].items()
+        ]
+        pairs.append(("sha256 of the journals", summary["journal_sha256"]))
+        pairs.append(("fingerprint of the data", summary.get("data_fingerprint", "-")))
+    actors = subject.history.arithmetic.values()
+    for torch, processor, threads in Counter((each.torch, each.processor, each.threads) for each in actors):
+        pairs.append(("computed with", f"torch {torch}, {processor}, {threads} threads per gradient"))
+    numbers = (
+        html.folded("Every number (summary.json)", html.code(json.dumps(summary, indent=1))) if summary else Html("")
+    )
+    text = "Check that every example was applied exactly once; run it again to the bit; start one like it:"
+    return html.section("Again", html.paragraph(text), html.code("\n".join(commands)), html.facts(pairs), numbers)

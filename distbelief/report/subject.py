@@ -1,0 +1,77 @@
+"""Subject: a run as it lies on disk, read for its page."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distbelief import rundir
+from distbelief.config import Config
+from distbelief.histogram import total
+from distbelief.report.history import History
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A run as it lies on disk.
+
+    Attributes:
+        summary: summary.json; None if there is none.
+        metrics: The lines of metrics.jsonl.
+        began: The run's start, on the journals' clock in seconds.
+    """
+
+    folder: Path
+    config: Config
+    summary: dict[str, Any] | None
+    metrics: tuple[dict[str, Any], ...]
+    history: History
+    began: float
+
+    @classmethod
+    def read(cls, folder: Path) -> Subject:
+        """Raises BadInput if this is no run directory, JournalDamaged if one of its journals is damaged."""
+        config = rundir.config_of(folder)
+        history = History.read(folder / rundir.JOURNAL)
+        path = folder / rundir.SUMMARY
+        summary = json.loads(path.read_bytes()) if path.is_file() else None
+        return cls(folder.resolve(), config, summary, read_metrics(folder), history, _began(summary, history))
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its times are virtual."""
+        return self.history.opened == 0.0
+
+    @property
+    def learned(self) -> bool:
+        """Whether there were gradients."""
+        return not self.simulated or self.config.simulate.gradients == "real"
+
+    @property
+    def clock(self) -> str:
+        """What its times are."""
+        return "virtual time" if self.simulated else "time since the command"
+
+    @property
+    def staleness(self) -> Counter[int]:
+        """Of every gradient on every shard."""
+        if self.summary:
+            return Counter({int(value): n for value, n in self.summary["staleness"]["histogram"].items()})
+        return total([dict(counts) for counts in self.history.by_shard.values()])
+
+
+def read_metrics(folder: Path) -> tuple[dict[str, Any], ...]:
+    """The whole lines of a run's metrics.jsonl; none if it has none."""
+    path = folder / rundir.METRICS
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+    return tuple(json.loads(line) for line in lines if line.endswith("\n"))
+
+
+def _began(summary: dict[str, Any] | None, history: History) -> float:
+    """A live run's clock starts with the command, which its journals do not know."""
+    if summary and summary.get("clock") != "simulated" and summary["first_update_seconds"] and history.finished:
+        return history.finished[0].now - float(summary["first_update_seconds"])
+    return history.opened or 0.0
