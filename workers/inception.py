@@ -61,6 +61,13 @@ class Inception(nn.ModuleDict):
         return torch.cat(paths, dim=1)
 
 
+class FullyConnected(nn.Linear):
+    """A layer over everything that it is given, and a ReLU; every unit is a plane of one pixel."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return F.relu(super().forward(x_BCHW.flatten(1)))[:, :, None, None]
+
+
 class AuxiliaryHead(nn.ModuleDict):
     """Average pool, 1x1 convolution, fully connected layer, dropout, classifier."""
 
@@ -178,7 +185,18 @@ class Head:
         return AuxiliaryHead(layers), given
 
 
-Row = Stem | Pool | Normalise | Standardise | Mixed | Head
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A fully connected layer: it takes images of one size only."""
+
+    name: str
+    units: int
+
+    def build(self, given: Shape, classes: int) -> tuple[nn.Module, Shape]:
+        return FullyConnected(given.channels * given.side**2, self.units), Shape(self.units, 1)
+
+
+Row = Stem | Pool | Normalise | Standardise | Mixed | Head | Dense
 
 
 @dataclass(frozen=True, slots=True)

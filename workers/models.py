@@ -12,7 +12,7 @@ import torch
 
 from ps.errors import BadInput, nearest, require
 from workers.inception import Network, Table
-from workers.tables import GOOGLENET, GOOGLENET_WIDE, INCEPTION_MINI, INCEPTION_SMALL
+from workers.tables import GOOGLENET, GOOGLENET_WIDE, INCEPTION_MINI, INCEPTION_SMALL, PERCEPTRON
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -53,6 +53,7 @@ MODELS = {
     "googlenet-wide": Known(GOOGLENET_WIDE, input_size=224),
     "inception-small": Known(INCEPTION_SMALL, input_size=32),
     "inception-mini": Known(INCEPTION_MINI, input_size=None),
+    "perceptron": Known(PERCEPTRON, input_size=None),
 }
 
 

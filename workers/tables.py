@@ -1,4 +1,5 @@
-"""The networks, as tables: GoogLeNet as BVLC Caffe trains it, a wider one, and two smaller ones of the same anatomy.
+"""The networks, as tables: GoogLeNet as BVLC Caffe trains it, a wider one, two smaller ones of the same anatomy, and a
+perceptron.
 
 Source: Szegedy et al. 2014, Table 1 and section 5; BVLC/caffe models/bvlc_googlenet. The other tables, and all that
 is said of them below, are ours.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from workers.inception import Head, Mixed, Normalise, Pool, Row, Standardise, Stem, Table
+from workers.inception import Dense, Head, Mixed, Normalise, Pool, Row, Standardise, Stem, Table
 
 _GOOGLENET = (
     Stem("conv1", (("7x7_s2", 64, 7, 2),)),
@@ -81,3 +82,7 @@ _INCEPTION_MINI = (
     Standardise("norm4"),
 )
 INCEPTION_MINI = Table(_INCEPTION_MINI, dropout=0.2, gain=2.0, bias=0.0, classifier_gain=0.2, centred=True)
+
+# For the laboratory: a thousand gradients a second on one core, and a loss that staleness does to what the theory says.
+# Not an Inception network at all: one hidden layer, as in the experiments that the literature on staleness began with.
+PERCEPTRON = Table((Dense("fc1", 64),), dropout=0.0, gain=2.0, bias=0.0, classifier_gain=1.0, centred=False)

@@ -369,7 +369,7 @@ def test_a_path_is_text() -> None:
          f'cluster.workers.x: got an unknown key, expected one of {OF_CLUSTER} (did you mean "cluster.workers"?)'),
         ({"model.name": "inception_mini"},
          "model.name: got 'inception_mini', expected one of googlenet, googlenet-wide, inception-small, "
-         "inception-mini "
+         "inception-mini, perceptron "
          '(did you mean "inception-mini"?)'),
     ],
 )  # fmt: skip

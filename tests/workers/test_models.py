@@ -24,6 +24,7 @@ def test_input_sizes() -> None:
         "googlenet-wide": 224,
         "inception-small": 32,
         "inception-mini": None,
+        "perceptron": None,
     }
 
 
@@ -56,3 +57,17 @@ def test_an_unknown_precision_is_refused() -> None:
 def test_sizes_out_of_range_are_refused(classes: int, channels: int, size: int, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         build("inception-mini", classes, channels, size)
+
+
+def test_the_perceptron_has_one_hidden_layer() -> None:
+    network = build("perceptron", 10, 1, 16)
+    sizes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    assert sizes == {
+        "fc1.weight": (64, 256), "fc1.bias": (64,),
+        "loss3.classifier.weight": (10, 64), "loss3.classifier.bias": (10,),
+    }  # fmt: skip
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(0.5)
+    logits = network(torch.full((2, 1, 16, 16), -1.0))
+    assert (logits.main.tolist(), logits.auxiliary) == ([[0.5] * 10] * 2, ())  # the ReLU leaves the last bias
