@@ -22,6 +22,7 @@ from cluster.spec import ClusterSettings, RunSpec
 from distbelief import BEGAN, memory, rundir
 from distbelief.card import Card
 from distbelief.config import Config, assignments
+from distbelief.conservation import complaint
 from distbelief.draft import anchored, draft, facts_of, faults_of
 from distbelief.interrupts import AT_ONCE, Interrupts
 from distbelief.progress import View, percent, view_for
@@ -227,6 +228,8 @@ class _Launch:
             found[name] = _within(limit, evaluator, weights_N), self._hashes[name]
         outcomes = Outcomes(self._started, time.time(), self._ending.value, self._message, found)
         summary = summarise(self._spec.folder, self._spec.plan, self._facts, outcomes)
+        if broken := complaint(summary["conservation"]):
+            self._view.say(broken)
         self._view.end(_results(self._spec.folder, summary))
         return summary
 

@@ -33,6 +33,7 @@ from cluster.spec import RunSpec
 from cluster.vectors import OwnVectors, SharedVectors, Vectors
 from distbelief import memory, rundir
 from distbelief.config import Config, assignments
+from distbelief.conservation import complaint
 from distbelief.draft import Draft, anchored, draft, facts_of, faults_of
 from distbelief.fit import fitted
 from distbelief.histogram import total
@@ -228,6 +229,8 @@ class _Simulate:
         outcomes = Outcomes(0.0, self._simulation.now, ending, message, found)
         facts = {"clock": "simulated", "real_seconds": round(real_seconds, 3), **facts_of(self._config, self._drafted)}
         summary = summarise(self._spec.folder, self._spec.plan, facts, outcomes)
+        if broken := complaint(summary["conservation"]):
+            self._view.say(broken)
         self._view.end(_results(self._spec.folder, summary))
         return summary
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
+from distbelief.conservation import complaint
 from distbelief.histogram import mean, percentile
 from distbelief.progress import duration, number, percent, printable
 from distbelief.rundir import CONFIG, CONNECTION, JOURNAL, SUMMARY
@@ -165,7 +166,9 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A run that ended and was summed up. Errors are fractions; None: not evaluated."""
+    """A run that ended and was summed up. Errors are fractions; None: not evaluated. `broken`: which law its
+    journals break, if any.
+    """
 
     run: str
     stopped_by: str
@@ -175,6 +178,7 @@ class Ended:
     epochs: float
     seconds: float
     average_error: float | None
+    broken: str = ""
     state: str = field(default="ended", kw_only=True)
 
     def text(self) -> str:
@@ -187,6 +191,7 @@ class Ended:
                 ("samples", f"{self.samples:,} in {self.epochs:.2f} epochs"),
                 ("time", duration(self.seconds)),
                 ("average error", percent(self.average_error)),
+                *([("accounting", self.broken)] if self.broken else []),
             ]
         )
 
@@ -281,6 +286,7 @@ def _ended(folder: Path) -> Ended | None:
         float(_field(content, "epochs", (int, float), path)),
         float(_field(content, "seconds", (int, float), path)),
         float(error) if isinstance(error, int | float) else None,
+        complaint(content.get("conservation")),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distbelief.conservation import Conservation
 from distbelief.histogram import mean, percentile
 from distbelief.rundir import JOURNAL, SUMMARY
 from ps.intervals import IntervalSet
@@ -46,14 +47,17 @@ class Account:
     losses: list[tuple[float, int]] = field(default_factory=list)
     skipped_examples: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
+    conservation: Conservation = field(default_factory=Conservation)
 
     @classmethod
     def of(cls, folder: Path) -> Account:
         """Read a run's journals. Raises JournalDamaged if one is."""
         account = cls()
-        for path in journals(folder):
+        for path in journals(folder):  # by name: worker hosts before shards
+            shard = int(path.stem.removeprefix("shard-")) if path.stem.startswith("shard-") else -1
             for record in read_journal(path):
                 account._add(path.stem, record)
+                account.conservation.add(shard, record)
         return account
 
     def _add(self, actor: str, record: object) -> None:
@@ -143,6 +147,7 @@ def summarise(folder: Path, plan: LeasePlan, facts: dict[str, Any], outcomes: Ou
             "discarded": account.discarded,
             "outstanding": len(account.granted.difference(done)),
         },
+        "conservation": account.conservation.verdict(facts.get("program", "gradient") == "gradient"),
         "skipped_examples": account.skipped_examples,
         "skipped_average_versions": account.skipped_versions,
         "train_loss": _last_epoch(account.losses, plan.leases_per_epoch),

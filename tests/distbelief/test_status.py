@@ -214,8 +214,14 @@ def test_an_ended_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert status_command(folder, True) == 0
     assert json.loads(capsys.readouterr().out) == {
         "run": str(folder), "state": "ended", "stopped_by": "target", "message": "", "updates": 1_234,
-        "samples": 12_340, "epochs": 3.5, "seconds": 83.2, "average_error": 0.0278,
+        "samples": 12_340, "epochs": 3.5, "seconds": 83.2, "average_error": 0.0278, "broken": "",
     }  # fmt: skip
+
+
+def test_an_ended_run_whose_journals_break_a_law_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = {"holds": False, "staleness_and_ages": 1_234, "others_open": 1_233}
+    assert status_command(run_folder(tmp_path / "run", summary={**SUMMARY, "conservation": broken}), False) == 0
+    assert "accounting     error: staleness is not conserved: shards count 1,234 updates" in capsys.readouterr().out
 
 
 def test_an_ended_run_says_why_and_that_it_was_not_evaluated(

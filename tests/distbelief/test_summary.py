@@ -131,6 +131,7 @@ def test_every_key_by_hand(tmp_path: Path) -> None:
         "leases": {
             "granted": 7, "applied": 4, "reissued": 1, "duplicates_ignored": 1, "discarded": 0, "outstanding": 2,
         },
+        "conservation": {"holds": None, "staleness_and_ages": None, "others_open": None},
         "skipped_examples": 2,
         "skipped_average_versions": 2,
         "train_loss": 3.0,
