@@ -93,13 +93,18 @@ class Momentum:
 
     def apply(self, step: Step, w_N: Tensor, g_N: Tensor, slots: tuple[Tensor, ...]) -> None:
         (v_N,) = slots
-        alpha = (1.0 + step.rate) - 1.0  # as the fused kernel rounds it, so that both branches agree to the last bit
+        alpha = self.alpha(step)
         fused_agrees = self.momentum > 0 and w_N.numel() % LINE == 0  # not at mu = 0 nor at an end within a vector
         if fused_agrees:
             _fused_momentum(self.momentum, alpha, step.decay, w_N, g_N, v_N)
         else:
             v_N.mul_(self.momentum).add_(_decayed(step, w_N, g_N), alpha=-alpha)
             w_N.add_(v_N)
+
+    @staticmethod
+    def alpha(step: Step) -> float:
+        """The rate as torch's fused kernel rounds it, so that every way to make the update agrees to the last bit."""
+        return (1.0 + step.rate) - 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 An update costs memory traffic, hardly any arithmetic: a large model's weights, slots and gradient lie far beyond the
 cache. So the vectors are walked through block by block, and what is to be done to a block is done while it is in the
 cache: the rule, for each gradient that is due, and after each a copy of the weights for whoever pulls them then. Rules
-are element-wise, so block after block or update after update is the same to the last bit.
+are element-wise, so block after block or update after update is the same to the last bit. Compiled code does this for
+the commonest rules (see ps.kernel), torch for all.
 
 Shape suffix: N = parameters held by this shard.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ps import kernel
 from ps.layout import LINE, Segment
 from ps.rules import Rule, Step
 
@@ -99,26 +101,29 @@ def apply(segments: Iterable[Segment], w_N: Tensor, slots: tuple[Tensor, ...], u
         segments: `Layout.segments` of this shard.
         w_N, slots: float32, contiguous, the shard's; updated in place.
     """
+    compiled = kernel.serves(w_N, updates)
     for segment in segments:
         steps = [
             Step(each.rate * segment.rate_multiplier, each.weight_decay * segment.decay_multiplier, each.number)
             for each in updates
         ]
-        for piece in _pieces(segment.start, segment.stop):
-            for start in range(piece.start, piece.stop, _BLOCK):
-                block = slice(start, min(start + _BLOCK, piece.stop))
-                w, slots_here = w_N[block], tuple(slot_N[block] for slot_N in slots)
-                for update, step in zip(updates, steps, strict=True):
-                    update.rule.apply(step, w, update.gradient_N[block], slots_here)
-                    if update.out_N is not None:
-                        update.out_N[block].copy_(w)
+        if compiled:
+            kernel.apply(slice(segment.start, segment.stop), w_N, slots, updates, steps)
+            continue
+        for block in _blocks(segment.start, segment.stop):
+            w, slots_here = w_N[block], tuple(slot_N[block] for slot_N in slots)
+            for update, step in zip(updates, steps, strict=True):
+                update.rule.apply(step, w, update.gradient_N[block], slots_here)
+                if update.out_N is not None:
+                    update.out_N[block].copy_(w)
 
 
-def _pieces(start: int, stop: int) -> Iterator[slice]:
-    """Cut a segment into whole cache lines and its ragged ends, if any.
+def _blocks(start: int, stop: int) -> Iterator[slice]:
+    """Cut a segment into blocks of whole cache lines and its ragged ends, if any.
 
     Shards begin at a line, so an element is in a ragged end under every number of shards or under none.
     """
     first = min(-(-start // LINE) * LINE, stop)
     last = max(stop // LINE * LINE, first)
-    return (slice(a, b) for a, b in pairwise((start, first, last, stop)) if a < b)
+    cuts = (start, *range(first, last, _BLOCK), last, stop)
+    return (slice(a, b) for a, b in pairwise(cuts) if a < b)

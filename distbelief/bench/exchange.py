@@ -19,6 +19,7 @@ import torch
 
 from distbelief.bench.exchanging import GRADIENT, MOMENTUM, RATE, SECONDS, Load, exchanging
 from distbelief.bench.harness import Comparison, Side, bar, compare, repeating, tell
+from ps import kernel
 from ps.errors import require
 from workers.models import build, input_size
 
@@ -87,6 +88,7 @@ def _facts(model: str, load: Load, found: Comparison) -> dict[str, Any]:
         "parameters": load.elements,
         "workers": load.workers,
         "shards": load.shards,
+        "kernel": kernel.in_use(),
         "pairs": found.rounds,
         "floor_roundtrips_per_second": found.rate("floor").median,
     }

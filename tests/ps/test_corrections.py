@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -258,6 +259,38 @@ def test_the_same_exchanges_are_the_same_bits(name: str) -> None:
     first = trained(SETTINGS[name]).weights
     trained(SETTINGS["none"])
     assert torch.equal(trained(SETTINGS[name]).weights, first)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_exchanges_that_come_together_are_those_one_after_the_other(name: str) -> None:
+    """All workers at once, a retry and a pull among them: what they are told, what they pull, what the shard holds."""
+    outcomes = []
+    for together in (True, False):
+        cluster = Cluster(SETTINGS[name])
+        (shard,) = cluster.made
+        told, pulled = [], []
+        for turn in range(8):
+            messages = []
+            for worker in (*range(WORKERS), 0):
+                lease = turn * WORKERS + worker
+                push = Push(lease, 0, 1, cluster.read[worker], draw(f"gradient/{lease}"))
+                messages.append(Exchange(worker, 100 + turn, 0, push, torch.full((N,), math.nan)))
+            messages.insert(3, Exchange(9, 100 + turn, 0, None, torch.full((N,), math.nan)))
+            with shard.together() if together else nullcontext():
+                told += [shard.handle(0.0, message) for message in messages]
+            for outbox in told[-len(messages) :]:
+                (_, answer) = outbox[-1]
+                assert isinstance(answer, Exchanged)
+            cluster.read |= {worker: (Reading(0, shard.version),) for worker in range(WORKERS)}
+            pulled += [message.weights_N for message in messages]
+            for worker in range(WORKERS):  # so that the versions just said are those of its newest pull
+                shard.handle(0.0, Exchange(worker, 200 + turn, 0, None, torch.empty(N)))
+        outcomes.append((told, pulled, cluster.weights))
+    (told, pulled, held_N), (told_apart, pulled_apart, held_apart_N) = outcomes
+    assert told == told_apart
+    assert all(torch.equal(a_N, b_N) for a_N, b_N in zip(pulled, pulled_apart, strict=True))
+    assert torch.equal(held_N, held_apart_N)
+    assert not torch.equal(held_N, draw("weights"))
 
 
 @pytest.mark.parametrize("name", SETTINGS)

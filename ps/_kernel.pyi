@@ -1,0 +1,3 @@
+def update(
+    kind: int, w: int, v: int, elements: int, updates: tuple[tuple[float, float, float, int, int], ...]
+) -> None: ...
