@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import time  # noqa: TID251 -- the live clock
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,9 @@ START_SECONDS = 120.0
 CALL_SECONDS = 20.0
 STOP_SECONDS = 20.0
 OBJECT_STORE_BYTES = 100 << 20
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -74,6 +77,27 @@ def connected(address: str, temporary: Path | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def tasks(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """A function of many items on a Ray that `connected` gave, a core each. Results in the order in which they come.
+
+    Args:
+        function: At the top of a module. What is computed on a node that is lost is computed again on another.
+
+    Raises:
+        DistbeliefError: What the function raised, if it is one.
+        RunFailed: It raised something else, or its processes are lost again and again.
+    """
+    remote = ray.remote(num_cpus=1)(function)
+    waiting = [remote.remote(item) for item in items]
+    while waiting:
+        done, waiting = ray.wait(waiting, num_returns=1)
+        try:
+            result: R = ray.get(done[0])
+        except ray.exceptions.RayError as error:
+            raise _failure("a task could not go on", error) from error
+        yield result
 
 
 class _Server:

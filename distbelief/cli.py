@@ -15,6 +15,7 @@ import click
 
 from distbelief.bench.commands import bench
 from distbelief.data_commands import data
+from distbelief.laboratory.commands import staleness
 from distbelief.options import (
     COUNT,
     DIRECTORY,
@@ -343,5 +344,6 @@ def report(run: Path | None, output: Path | None, debug: bool) -> int:
     return report_command(run, output)
 
 
+commands.add_command(staleness)
 commands.add_command(data)
 commands.add_command(bench)

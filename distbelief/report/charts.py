@@ -9,6 +9,7 @@ Places are pixels in the drawing, from its upper left corner; a browser scales i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -35,6 +36,8 @@ COLOURS = 7
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 DOTS = 60  # points of a curve, from which on they are not marked one by one
 BARS = 80  # in a histogram; more values than that share them
+FEWEST = 8  # values that a histogram has room for
+NAMES = 190  # pixels that the names of bars take
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Curve:
         points: (x, y), by x; what is not finite is left out.
         low, high: Edges of a band around it, likewise; both or none.
         style: Its number: colour and dashes.
+        joined: False for points without a line.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Curve:
     low: Sequence[Point] = ()
     high: Sequence[Point] = ()
     style: int = 0
+    joined: bool = True
 
     @property
     def colour(self) -> str:
@@ -90,14 +95,15 @@ def curves(what: str, of: Sequence[Curve], x: Axis, y: Axis, level: float | None
         if curve.low:
             band = placed(curve.low) + placed(curve.high)[::-1]
             parts.append(f'<path class="band" fill="{curve.colour}" d="{path(band)}Z"/>')
-        parts.append(f'<path class="curve" {curve.stroke} d="{path(placed(curve.points))}"/>')
+        if curve.joined:
+            parts.append(f'<path class="curve" {curve.stroke} d="{path(placed(curve.points))}"/>')
         parts += _dots(curve, placed, x, y)
     return drawing(what, parts)
 
 
 def _dots(curve: Curve, placed: Callable[[Sequence[Point]], list[Point]], x: Axis, y: Axis) -> list[str]:
     """A mark where a point is, if they are few, and what a pointer shows there."""
-    size = 2.6 if len(curve.points) <= DOTS else 0
+    size = 4.0 if not curve.joined else 2.6 if len(curve.points) <= DOTS else 0
     found = []
     for point in curve.points:
         for a, b in placed([point]):
@@ -118,7 +124,8 @@ def histogram(what: str, counts: Mapping[int, int], x: Axis, mean: float) -> Htm
         bars[(value - least) // width] = bars.get((value - least) // width, 0) + count
     total = sum(counts.values())
     y = Axis("share of updates", from_zero=True, text=lambda v: f"{100 * v:.3g} %")
-    across = Scale(x, [least - 0.5, least + width * (max(bars) + 1) - 0.5], LEFT, WIDTH - RIGHT, tight=True)
+    last = max(max(bars) + 1, FEWEST)
+    across = Scale(x, [least - 0.5, least + width * last - 0.5], LEFT, WIDTH - RIGHT, tight=True)
     up = Scale(y, [count / total for count in bars.values()], HEIGHT - BOTTOM, TOP)
     parts = [frame(across, up, x, y)]
     for bar, count in sorted(bars.items()):
@@ -134,9 +141,7 @@ def histogram(what: str, counts: Mapping[int, int], x: Axis, mean: float) -> Htm
     at = across(mean)
     parts.append(f'<path class="axis" stroke-dasharray="4 4" d="M{at:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
     side, anchor = (-5, "end") if at > WIDTH * 0.8 else (5, "start")
-    parts.append(
-        f'<text class="strong" x="{at + side:.1f}" y="{TOP + 10}" text-anchor="{anchor}">mean {mean:.2f}</text>'
-    )
+    parts.append(f'<text class="said" x="{at + side:.1f}" y="{TOP + 10}" text-anchor="{anchor}">mean {mean:.2f}</text>')
     return drawing(what, parts)
 
 
@@ -194,6 +199,34 @@ def stacks(what: str, names: Sequence[str], parts_of: Mapping[str, Sequence[floa
             )
             bottom += size
     return drawing(what, parts)
+
+
+def bars(what: str, of: Sequence[tuple[str, float]], y: Axis) -> Html:
+    """A bar per name, from the left, with its value; "never" for one that is not finite."""
+    if not any(math.isfinite(value) for _, value in of):
+        return empty(what)
+    step = min(34.0, (HEIGHT - TOP - BOTTOM) / len(of))
+    bottom = TOP + step * len(of)
+    across = Scale(y, [0.0, *[value for _, value in of]], NAMES, WIDTH - RIGHT)
+    parts = []
+    for at, text in across.ticks:
+        parts.append(f'<path class="grid" d="M{at:.1f} {TOP}V{bottom:.1f}"/>')
+        parts.append(f'<text x="{at:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{escape(text)}</text>')
+    for place, (name, value) in enumerate(of):
+        top, known = TOP + step * (place + 0.15), math.isfinite(value)
+        end = across(value if known else 0.0)
+        text = y.text(value) if known else "never"
+        parts.append(
+            f'<g><rect x="{NAMES}" y="{top:.1f}" width="{end - NAMES:.1f}" height="{0.7 * step:.1f}" '
+            f'fill="var(--c0)"/><text x="{NAMES - 8}" y="{top + 0.35 * step + 4:.1f}" text-anchor="end">{escape(name)}'
+            f'</text><text class="said" x="{end + 5:.1f}" y="{top + 0.35 * step + 4:.1f}">{escape(text)}</text>'
+            f"<title>{escape(f'{name}: {text}')}</title></g>"
+        )
+    parts.append(
+        f'<text x="{(NAMES + WIDTH - RIGHT) / 2:.1f}" y="{bottom + 38:.1f}" text-anchor="middle">'
+        f"{escape(y.label)}</text>"
+    )
+    return drawing(what, parts, bottom + BOTTOM)
 
 
 def patch(style: int) -> Html:

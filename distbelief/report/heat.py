@@ -28,26 +28,37 @@ class Field:
     title: str
 
 
-def heat(
-    what: str, rows: Sequence[str], columns: Sequence[str], fields: Sequence[Sequence[Field]], x: str, y: str
-) -> Html:
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What columns and rows are, and how each is called."""
+
+    x: str
+    columns: Sequence[str]
+    y: str
+    rows: Sequence[str]
+
+
+def heat(what: str, sides: Sides, fields: Sequence[Sequence[Field]], span: tuple[float, float] | None = None) -> Html:
     """Values as colours, dark to light from high to low; the lowest of each row is framed.
 
     Args:
         fields: Of every row, for every column.
-        x, y: What columns and rows are.
+        span: Values that have the ends of the colours, for several maps alike; by default those that there are.
     """
     values = [f.value for row in fields for f in row if f.value is not None and math.isfinite(f.value)]
     if not values:
         return empty(what)
-    low, high = min(values), max(values)
-    wide, high_px = (WIDTH - LEFT - RIGHT) / len(columns), min(46.0, (HEIGHT - TOP - BOTTOM) / len(rows))
-    bottom = TOP + high_px * len(rows)
+    low, high = span or (min(values), max(values))
+    wide = (WIDTH - LEFT - RIGHT) / len(sides.columns)
+    high_px = min(46.0, (HEIGHT - TOP - BOTTOM) / len(sides.rows))
+    bottom = TOP + high_px * len(sides.rows)
     parts = []
     for r, row in enumerate(fields):
         known = [f.value for f in row if f.value is not None and math.isfinite(f.value)]
         top = TOP + r * high_px
-        parts.append(f'<text x="{LEFT - 8}" y="{top + high_px / 2 + 4:.1f}" text-anchor="end">{escape(rows[r])}</text>')
+        parts.append(
+            f'<text x="{LEFT - 8}" y="{top + high_px / 2 + 4:.1f}" text-anchor="end">{escape(sides.rows[r])}</text>'
+        )
         for c, each in enumerate(row):
             left = LEFT + c * wide
             box = f'x="{left + 1:.1f}" y="{top + 1:.1f}" width="{wide - 2:.1f}" height="{high_px - 2:.1f}" rx="3"'
@@ -61,11 +72,11 @@ def heat(
                 f'<g><rect {box} {fill}/>{best}<text {ink} x="{left + wide / 2:.1f}" y="{top + high_px / 2 + 4:.1f}" '
                 f'text-anchor="middle">{escape(each.text)}</text><title>{escape(each.title)}</title></g>'
             )
-    for c, name in enumerate(columns):
+    for c, name in enumerate(sides.columns):
         parts.append(
             f'<text x="{LEFT + (c + 0.5) * wide:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{escape(name)}</text>'
         )
-    parts.append(labels(x, y, bottom))
+    parts.append(labels(sides.x, sides.y, bottom))
     return drawing(what, parts, bottom + BOTTOM)
 
 

@@ -11,7 +11,7 @@ import pytest
 from distbelief.report import charts, html
 from distbelief.report.axes import Axis, share
 from distbelief.report.charts import Curve, Spread
-from distbelief.report.heat import Field, heat
+from distbelief.report.heat import Field, Sides, heat
 from distbelief.report.html import Html
 
 X, Y = Axis("examples"), Axis("error", text=share)
@@ -61,9 +61,17 @@ def test_spreads_and_stacks_name_what_they_show() -> None:
     assert heights[0] == pytest.approx(3 * heights[1], rel=0.01)
 
 
+def test_bars_are_as_long_as_their_values() -> None:
+    svg = charts.bars("time", [("async", 2.0), ("sync", 4.0), ("lost", math.inf)], Axis("s"))
+    assert titles(svg) == ["async: 2", "sync: 4", "lost: never"]
+    widths = [float(w) for w in re.findall(r'width="([\d.]+)"', svg)]
+    assert widths[1] == pytest.approx(2 * widths[0], rel=0.01)
+    assert widths[2] == 0.0
+
+
 def test_a_heat_map_frames_the_least_of_each_row() -> None:
     fields = [[Field(0.5, "a", "A"), Field(0.1, "b", "B")], [Field(None, "-", "none"), Field(math.nan, "div", "C")]]
-    svg = heat("errors", ["1", "32"], ["0.1", "0.2"], fields, "rate", "workers")
+    svg = heat("errors", Sides("rate", ["0.1", "0.2"], "workers", ["1", "32"]), fields)
     assert titles(svg) == ["A", "B", "none", "C"]
     groups = ElementTree.fromstring(svg).findall("g")
     framed = [group.findtext("title") for group in groups if any(r.get("class") == "best" for r in group)]
@@ -77,7 +85,8 @@ def test_a_heat_map_frames_the_least_of_each_row() -> None:
         charts.histogram("x", {}, X, math.nan),
         charts.spreads("x", [], "w", Y),
         charts.stacks("x", [], {}, "w", Y),
-        heat("x", ["1"], ["2"], [[Field(None, "-", "")]], "a", "b"),
+        charts.bars("x", [("a", math.inf)], Y),
+        heat("x", Sides("a", ["1"], "b", ["2"]), [[Field(None, "-", "")]]),
     ],
 )
 def test_nothing_to_draw_is_said(svg: Html) -> None:
