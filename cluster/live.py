@@ -7,6 +7,7 @@ what `cluster.serving` built.
 from __future__ import annotations
 
 import os
+import sys
 import time  # noqa: TID251 -- the live clock
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
@@ -61,9 +62,9 @@ def connected(address: str, temporary: Path | None) -> Iterator[None]:
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        # Ray puts the directory that it is started in before everything else on its workers' import path, where a
-        # user's own folders named "workers" or "cluster" would take the place of ours.
-        with chdir(temporary or "/"):
+        # Ray puts the directory that it is started in, and that of the program, before everything else on its workers'
+        # import path, where a user's own folders named "workers" or "cluster" would take the place of ours.
+        with chdir(temporary or "/"), _nameless():
             ray.init(address=address, **quiet)
     except Exception as error:
         first = str(error).strip().splitlines()[0]
@@ -77,6 +78,16 @@ def connected(address: str, temporary: Path | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _nameless() -> Iterator[None]:
+    """Without the name of the program that runs."""
+    program, sys.argv[0] = sys.argv[0], ""
+    try:
+        yield
+    finally:
+        sys.argv[0] = program
 
 
 def tasks(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

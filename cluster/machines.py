@@ -101,10 +101,10 @@ def build_batches(spec: RunSpec, dataset: Dataset, report: Callable[[str], None]
         dataset: The run's training set.
         report: Told of every example that cannot be read.
     """
-    from workers.augment import training_augmentation
     from workers.batches import Batches
+    from workers.datasets import augmentation_of
 
-    augmentation = training_augmentation(dataset.name, dataset.image_shape)
+    augmentation = augmentation_of(dataset)
     return Batches(dataset, spec.plan.by_batch, augmentation, spec.data.bad_images, report)
 
 
@@ -116,10 +116,11 @@ def build_computation(spec: RunSpec, dataset: Dataset, batch: Callable[[Lease], 
         batch: Gives the batch of a lease: `build_batches(...).batch`, or what reads it ahead.
     """
     from workers.gradient import GradientFunction
-    from workers.models import build
+    from workers.images import Traits
+    from workers.models import loss_of, network
 
-    model = build(spec.model.name, len(dataset.classes), *dataset.image_shape[:2])
-    function = GradientFunction(model, spec.layout, spec.plan.seed, spec.model.precision, spec.model.clip_norm)
+    model, loss = network(spec.model, Traits.of(dataset)), loss_of(spec.model)
+    function = GradientFunction(model, spec.layout, spec.plan.seed, spec.model.precision, spec.model.clip_norm, loss)
     return LeaseComputation(batch, function)
 
 

@@ -48,11 +48,10 @@ class Card:
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> Card:
         """The card in a file's header. Raises KeyError or ValueError if there is none."""
-        channels, height, width = map(int, json.loads(metadata["image_shape"]))
         traits = Traits(
             metadata["data"],
             tuple(map(str, json.loads(metadata["classes"]))),
-            (channels, height, width),
+            tuple(map(int, json.loads(metadata["image_shape"]))),
             tuple(map(float, json.loads(metadata["mean"]))),
             float(json.loads(metadata["scale"])),
         )

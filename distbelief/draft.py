@@ -16,17 +16,24 @@ import torch
 
 from cluster.faults import FaultPlan, read_faults
 from cluster.spec import RunSpec
-from distbelief import rundir
+from distbelief import own
+from distbelief.starting import read_into
 from ps.layout import Layout
 from ps.leases import LeasePlan
 from workers.datasets import Dataset, load
-from workers.inception import initialise
-from workers.models import build
+from workers.images import Traits
+from workers.models import initial
+from workers.own import is_own
+from workers.own_data import OwnData
+from workers.purity import Purity, check_data
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from distbelief.config import Config
+
+
+STANDS_IN = "no test set was given: the errors are those on the training examples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +44,30 @@ class Draft:
         spec: Without run id, folder and token, which no configuration names.
         weights_N: Initial weights, float32.
         dataset: The training set.
+        notes: What a person should know of it.
     """
 
     spec: RunSpec
     weights_N: Tensor
     dataset: Dataset
+    notes: tuple[str, ...] = ()
 
 
 def draft(config: Config) -> Draft:
     """Open the training data, build the model, cut the layout, draw or read the initial weights. Raises BadInput."""
     dataset = load(config.data, "train")
-    channels, side, _ = dataset.image_shape
-    network = build(config.model.name, len(dataset.classes), channels, side)
+    network = initial(config.model, Traits.of(dataset), config.run.seed)
     layout = Layout.of(
         network.named_parameters(),
         config.cluster.shards,
         config.rule.bias_rate_multiplier,
         config.rule.bias_decay_multiplier,
     )
+    weights_N = torch.empty(layout.size)
+    layout.flatten({name: p.detach() for name, p in network.named_parameters()}, weights_N)
+    notes = [STANDS_IN] if isinstance(dataset, OwnData) and _stands_in(config) else []
     if config.run.init_from:
-        weights_N = rundir.read_weights(Path(config.run.init_from), layout)
-    else:
-        weights_N = torch.empty(layout.size)
-        initialise(network, config.run.seed)
-        layout.flatten({name: p.detach() for name, p in network.named_parameters()}, weights_N)
+        notes.append(read_into(weights_N, Path(config.run.init_from), layout, network))
     spec = RunSpec(
         run="",
         folder=Path(),
@@ -80,7 +87,16 @@ def draft(config: Config) -> Draft:
         consistency=config.consistency,
         program=config.program,
     )
-    return Draft(spec, weights_N, dataset)
+    if isinstance(dataset, OwnData):
+        check_data(dataset)
+    if is_own(config.model.name) or config.model.loss or isinstance(dataset, OwnData):
+        Purity(config.model, dataset, spec.plan, layout, weights_N).check()
+    return Draft(spec, weights_N, dataset, tuple(filter(None, notes)))
+
+
+def _stands_in(config: Config) -> bool:
+    test = load(config.data, "test")
+    return isinstance(test, OwnData) and test.stands_in
 
 
 def facts_of(config: Config, drafted: Draft) -> dict[str, Any]:
@@ -112,7 +128,7 @@ def anchored(config: Config) -> Config:
         key=_absolute(config.cluster.key),
         faults=_absolute(config.cluster.faults),
     )
-    return replace(config, run=run, data=data, cluster=cluster)
+    return own.settled(replace(config, run=run, data=data, cluster=cluster))
 
 
 def faults_of(config: Config) -> FaultPlan:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from distbelief.saved import Saved
 from ps.errors import BadInput
 from ps.wire.files import write_whole
-from workers.inception import AuxiliaryHead, Network
+from workers.inception import AuxiliaryHead, Logits
 from workers.normalisation import ALPHA, BETA, REACH, LocalResponse
 
 FORMATS = ("safetensors", "onnx")
@@ -49,7 +49,8 @@ def as_safetensors(model: Saved) -> bytes:
     """The named tensors that predictions are made with."""
     network = model.network()
     heads = tuple(f"{name}." for name, layer in network.named_children() if isinstance(layer, AuxiliaryHead))
-    kept = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(heads or (" ",))}
+    # Clones: a file has no place for two names of one tensor.
+    kept = {n: tensor.clone() for n, tensor in network.state_dict().items() if not n.startswith(heads or (" ",))}
     return safetensors.torch.save(kept, metadata=model.card.metadata())
 
 
@@ -75,7 +76,7 @@ def as_onnx(model: Saved) -> bytes:
 class _Inference(nn.Module):
     """The network as a function of one tensor to another, of torch's own operators alone."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         for name, layer in network.named_children():
@@ -83,8 +84,8 @@ class _Inference(nn.Module):
                 network.add_module(name, nn.LocalResponseNorm(2 * REACH + 1, ALPHA, BETA, k=1.0))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        logits: Tensor = self.network(images_BCHW).main
-        return logits
+        logits: Tensor | Logits = self.network(images_BCHW)
+        return logits if isinstance(logits, Tensor) else logits.main
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import torch
 from cluster import serving
 from cluster.local import private_ray
 from cluster.spec import ClusterSettings, RunSpec
-from distbelief import BEGAN, memory, rundir
+from distbelief import BEGAN, memory, own, rundir
 from distbelief.card import Card
 from distbelief.config import Config, assignments
 from distbelief.conservation import complaint
@@ -52,6 +52,7 @@ class Prepared:
     weights_N: Tensor
     traits: Traits
     facts: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def run_from_command_line(options: Mapping[str, object], texts: tuple[str, ...], debug: bool) -> int:
@@ -69,11 +70,23 @@ def run_from_command_line(options: Mapping[str, object], texts: tuple[str, ...],
     return 0
 
 
-def launch(config: Config, view: View | None = None, started: float | None = None) -> dict[str, Any]:
+def launch(
+    config: Config | Mapping[str, object],
+    view: View | None = None,
+    started: float | None = None,
+    *,
+    model: Any = None,
+    dataset: Any = None,
+    loss: Any = None,
+) -> dict[str, Any]:
     """Run a training job to its end.
 
     Args:
-        config: What to run.
+        config: What to run; or its values, "section.key" to value.
+        model: Makes a torch module, in the place of a model of ours; or is one, whose weights training begins with.
+        dataset: Has a length, and [index] gives (image, label); or {"train": ..., "test": ...} of such; or a function
+            of the split that gives them. See workers/own_data.py.
+        loss: A function of logits (B, K) and labels to a mean loss, in the place of cross entropy.
         view: Where progress goes; by default a live view on a terminal and plain lines elsewhere.
         started: When the user asked for the run, seconds since 1970, for its times and limits; by default now.
 
@@ -89,8 +102,11 @@ def launch(config: Config, view: View | None = None, started: float | None = Non
     started = time.time() if started is None else started
     with Interrupts() as interrupts:
         try:
+            config = own.given(config, model, dataset, loss)
             prepared = prepare(config)
             view.begin(_facts(config, prepared))
+            for note in prepared.notes:
+                view.say(f"note: {note}")
             return _Launch(config, prepared, view, interrupts, started).run()
         finally:
             view.close()
@@ -114,7 +130,10 @@ def prepare(config: Config) -> Prepared:
         memory.check(spec, serving.default_turns(spec))
     facts = facts_of(config, drafted)
     traits = Traits.of(drafted.dataset)
-    return Prepared(replace(spec, folder=rundir.create(config, stamp)), drafted.weights_N, traits, facts)
+    folder = rundir.create(config, stamp)
+    config = own.kept(config, folder)
+    spec = replace(spec, folder=folder, model=config.model, data=config.data)
+    return Prepared(spec, drafted.weights_N, traits, facts, drafted.notes)
 
 
 def _identity(cluster: ClusterSettings) -> Identity | None:

@@ -149,6 +149,8 @@ SETTINGS = (
             "imagefolder, paper."),
     Setting("--workers", "cluster.workers", COUNT, "Logical workers, each with one gradient in flight."),
     Setting("--shards", "cluster.shards", COUNT, "Parameter-server shards that the parameters are cut into."),
+    Setting("--data", "data.name", text("NAME"),
+            "digits, mnist, fashion-mnist, cifar10, imagefolder, or your own: package.module:factory."),
     Setting("--data-root", "data.root", DIRECTORY, "Folder that holds the data set (else $DISTBELIEF_DATA)."),
     Setting("--bad-images", "data.bad_images", one_of("skip", "fail"),
             "What an unreadable image does: skip (the default) leaves it out, counts and names it; fail ends the run."),
@@ -161,7 +163,8 @@ SETTINGS = (
     Setting("--address", "cluster.address", text("ADDR"),
             "Ray to run on: local (the default; one of the run's own, gone afterwards), auto, or ray://HOST:PORT."),
     Setting("--model", "model.name", text("NAME"),
-            "inception-mini, inception-small, googlenet, googlenet-wide or perceptron."),
+            "inception-mini, inception-small, googlenet, googlenet-wide, perceptron, or your own: "
+            "package.module:factory."),
     Setting("--batch-size", "run.batch_size", COUNT, "Images per gradient."),
     Setting("--lr", "schedule.rate", NUMBER,
             "Learning rate, of the mean loss of a batch (else one worker's, carried over to so many workers)."),

@@ -15,10 +15,12 @@ from PIL import Image
 
 from distbelief.progress import percent, printable
 from distbelief.saved import Saved
+from ps.errors import BadInput
 from workers.classification import probabilities
 from workers.crops import Crops
 from workers.decode import BadImage, decode
-from workers.images import UInt8
+from workers.images import Pixels, Traits, UInt8
+from workers.own_data import as_fed
 
 SHOWN = 5
 BAD_PICTURE = 2  # exit code
@@ -43,7 +45,7 @@ def predict_command(run: Path, pictures: Sequence[Path], weights: str, crops: in
     code = 0
     for picture in pictures:
         try:
-            pixels = read_picture(picture, traits.image_shape[0])
+            pixels = read_picture(picture, traits.image_shape[0]) if traits.mean else read_own(picture, traits)
         except BadImage as error:
             code = BAD_PICTURE
             found.append({"image": str(picture), "error": str(error)})
@@ -71,6 +73,24 @@ def read_picture(path: Path, channels: int) -> UInt8:
     if channels == 3:
         return pixels
     return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+
+
+def read_own(path: Path, traits: Traits) -> Pixels:
+    """What a model for data of one's own is fed for a file: a numpy array (.npy), or a picture. Raises BadImage."""
+    if path.suffix == ".npy":
+        try:
+            given = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BadImage(f"{path}: got {error}, expected a numpy array") from error
+    else:
+        given = read_picture(path, traits.image_shape[0])
+    try:
+        found = as_fed(given, str(path))
+    except BadInput as error:
+        raise BadImage(str(error)) from error
+    if found.shape != traits.image_shape:
+        raise BadImage(f"{path}: got an image of shape {found.shape}, expected {traits.image_shape}")
+    return found
 
 
 def _line(guess: Guess) -> str:

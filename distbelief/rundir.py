@@ -17,6 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from distbelief import own
 from distbelief.config import Config
 from ps.errors import BadInput
 from ps.messages import Address
@@ -68,7 +69,7 @@ def config_of(folder: Path) -> Config:
     """The configuration that a run was started with. Raises BadInput if this is no run directory."""
     if not (folder / CONFIG).is_file():
         raise BadInput(f"run: got {folder}, expected a run directory (one with a {CONFIG})")
-    return Config.of({}, folder / CONFIG)
+    return own.beside(Config.of({}, folder / CONFIG), folder)
 
 
 def write_connection(

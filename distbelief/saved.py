@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from distbelief import rundir
 from distbelief.card import Card, read_card
 from distbelief.config import Config
 from ps.layout import Layout
 from workers.classification import Predictor
 from workers.gradient import GradientFunction
-from workers.inception import Network
-from workers.models import build
+from workers.models import network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,22 +54,19 @@ class Saved:
         config = rundir.config_of(run)
         file = run / f"{weights}.safetensors"
         card = read_card(file)
-        layout = Layout.of(_network(card).named_parameters(), 1)
+        layout = Layout.of(network(config.model, card.traits).named_parameters(), 1)
         weights_N = rundir.read_weights(file, layout)
         return cls(run, config, card, hashlib.sha256(file.read_bytes()).hexdigest(), layout, weights_N)
 
     def predictor(self) -> Predictor:
         """The model for one thread. All predictors share the weights, and compute as the run did."""
-        function = GradientFunction(_network(self.card), self.layout, 0, self.config.model.precision)
+        function = GradientFunction(
+            network(self.config.model, self.card.traits), self.layout, 0, self.config.model.precision
+        )
         return partial(function.predict, self.weights_N)
 
-    def network(self) -> Network:
+    def network(self) -> nn.Module:
         """The network itself, with these weights, in eval mode."""
-        network = _network(self.card)
-        network.load_state_dict(self.layout.views(self.weights_N))
-        return network.eval()
-
-
-def _network(card: Card) -> Network:
-    channels, side, _ = card.traits.image_shape
-    return build(card.model, len(card.traits.classes), channels, side)
+        found = network(self.config.model, self.card.traits)
+        found.load_state_dict(self.layout.views(self.weights_N), strict=False)  # what is frozen has its values
+        return found.eval()

@@ -31,7 +31,8 @@ from cluster.recording import Recording
 from cluster.simulated import Simulation, shard_address
 from cluster.spec import RunSpec
 from cluster.vectors import OwnVectors, SharedVectors, Vectors
-from distbelief import memory, rundir
+from distbelief import memory, own, rundir
+from distbelief.card import Card
 from distbelief.config import Config, assignments
 from distbelief.conservation import complaint
 from distbelief.draft import Draft, anchored, draft, facts_of, faults_of
@@ -47,6 +48,7 @@ from ps.messages import AVERAGER, LEDGER, Address, Role
 from ps.wire.files import SUFFIX, JournalWriter
 from workers.arithmetic import arithmetic
 from workers.evaluation import Evaluation, Evaluator
+from workers.images import Traits
 
 Journals = Mapping[Address, JournalWriter]
 
@@ -96,9 +98,12 @@ def simulate(config: Config, view: View | None = None) -> dict[str, Any]:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
             model = _model(config)
             folder = rundir.create(config, stamp)
+            own.kept(config, folder)
             spec = replace(drafted.spec, run=f"{stamp}-{secrets.token_hex(4)}", folder=folder, faults=faults)
             interrupts.orderly = True
             view.begin(_facts(config, spec))
+            for note in drafted.notes:
+                view.say(f"note: {note}")
             return _Simulate(config, replace(drafted, spec=spec), view, interrupts).run(model)
         finally:
             view.close()
@@ -236,10 +241,12 @@ class _Simulate:
 
     def _saved(self, name: str) -> tuple[Evaluation, str]:
         """Write the weights; before the first averaged version the average is the latest."""
-        if self._simulation.read(name == "average", self._vector_N) == 0:
+        versions = self._simulation.read(name == "average", self._vector_N)
+        if versions == 0:
             self._simulation.read(False, self._vector_N)
-        facts = {"model": self._spec.model.name, "run": self._spec.run}
-        sha256 = rundir.write_weights(self._spec.folder, name, self._spec.layout, self._vector_N, facts)
+        averaged = versions if name == "average" else 0
+        card = Card(self._spec.model.name, self._spec.run, averaged, Traits.of(self._drafted.dataset)).metadata()
+        sha256 = rundir.write_weights(self._spec.folder, name, self._spec.layout, self._vector_N, card)
         return self._evaluator.evaluate(self._vector_N), sha256
 
 

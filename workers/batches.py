@@ -25,7 +25,7 @@ from ps.messages import Lease
 from ps.streams import numpy_stream
 from workers.augment import Augmentation
 from workers.decode import BadImage
-from workers.images import Dataset, UInt8
+from workers.images import Dataset, Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +89,13 @@ class Batches:
         labels: list[int] = []
         # One decoded picture at a time: a batch of large ones would not fit into memory.
         images = self._images(self._order(lease.epoch)[lease.first : lease.first + lease.count].tolist(), labels)
-        channels, height, width = self._dataset.image_shape
-        pixels_BHWC = np.empty((0, height, width, channels), np.uint8)
+        pixels_BHWC = _none(self._dataset)
         if (first := next(images, None)) is not None:
             generator = numpy_stream(self._plan.seed, f"lease/{lease.id}/augment")
             pixels_BHWC = self._augmentation(chain([first], images), lease.count, generator)
         return _assemble(self._dataset, pixels_BHWC, labels, lease.count - len(labels))
 
-    def _images(self, indices: Sequence[int], labels: list[int]) -> Iterator[UInt8]:
+    def _images(self, indices: Sequence[int], labels: list[int]) -> Iterator[Pixels]:
         """The readable images of these examples, one after the other; their labels are added to `labels`."""
         for index in indices:
             try:
@@ -110,19 +109,27 @@ class Batches:
             yield example.image
 
 
-def _assemble(dataset: Dataset, pixels_BHWC: UInt8, labels: Sequence[int], skipped: int) -> Batch:
-    _, height, width, channels = pixels_BHWC.shape
-    if (channels, height, width) != dataset.image_shape:
-        raise BadInput(
-            f"{dataset.name}: got images of {(channels, height, width)}, expected {dataset.image_shape}: "
-            "channels, height, width"
-        )
-    labels_B = np.array(labels, np.int64)
-    return Batch(standardised(pixels_BHWC, dataset.mean_C, dataset.scale), torch.from_numpy(labels_B), skipped)
+def _none(dataset: Dataset) -> Pixels:
+    """No images, of the shape that others would have."""
+    if not len(dataset.mean_C):
+        return np.empty((0, *dataset.image_shape), np.float32)
+    channels, height, width = dataset.image_shape
+    return np.empty((0, height, width, channels), np.uint8)
 
 
-def standardised(pixels_BHWC: UInt8, mean_C: npt.NDArray[np.float32], scale: float) -> Tensor:
-    """What a network is fed for these pixels: (pixel - mean) * scale, float32, contiguous, (B, C, H, W)."""
+def _assemble(dataset: Dataset, pixels_BHWC: Pixels, labels: Sequence[int], skipped: int) -> Batch:
+    images_BCHW = standardised(pixels_BHWC, dataset.mean_C, dataset.scale)
+    if (got := tuple(images_BCHW.shape[1:])) != dataset.image_shape:
+        raise BadInput(f"{dataset.name}: got images of {got}, expected {dataset.image_shape}: channels, height, width")
+    return Batch(images_BCHW, torch.from_numpy(np.array(labels, np.int64)), skipped)
+
+
+def standardised(pixels_BHWC: Pixels, mean_C: npt.NDArray[np.float32], scale: float) -> Tensor:
+    """What a network is fed for these pixels: (pixel - mean) * scale, float32, contiguous, (B, C, H, W). What is
+    float32 already is fed as it is, whatever its shape.
+    """
+    if pixels_BHWC.dtype == np.float32:
+        return torch.from_numpy(pixels_BHWC)
     count, height, width, channels = pixels_BHWC.shape
     images_BCHW = np.empty((count, channels, height, width), np.float32)
     np.subtract(pixels_BHWC.transpose(0, 3, 1, 2), mean_C[:, None, None], out=images_BCHW)

@@ -10,6 +10,7 @@ Shape suffixes: B = crops of a batch, C, H, W = channels, rows, columns, K = cla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from workers.batches import standardised
 from workers.crops import Crop, Crops
-from workers.images import Traits, UInt8
+from workers.images import Pixels, Traits
 
 LARGEST_BATCH = 64
 BATCH_PIXELS = 1 << 20  # 20 crops at 224: more do not make a core faster, and take memory on every one
@@ -30,18 +31,17 @@ Ensemble = Sequence[Predictor]
 
 def batch_size(traits: Traits) -> int:
     """Crops per batch that suit a core and its memory."""
-    _, height, width = traits.image_shape
-    return max(1, min(LARGEST_BATCH, BATCH_PIXELS // (height * width)))
+    return max(1, min(LARGEST_BATCH, BATCH_PIXELS // math.prod(traits.image_shape[-2:])))
 
 
 def probabilities(
-    ensemble: Ensemble, images: Iterable[UInt8], crops: Crops, traits: Traits, batch: int | None = None
+    ensemble: Ensemble, images: Iterable[Pixels], crops: Crops, traits: Traits, batch: int | None = None
 ) -> Iterator[Tensor]:
     """Every image's class probabilities (K,), float32, in order; images are read as they are needed.
 
     Args:
         ensemble: The models.
-        images: uint8 HxWxC of any size, with the channels that the models take.
+        images: uint8 HxWxC of any size, with the channels that the models take, or float32 as they are fed.
         crops: How an image is shown.
         traits: What the models' images were centred and scaled by.
         batch: Crops per batch; by default what suits the size of the crops.

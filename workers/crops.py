@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 from ps.errors import require
-from workers.images import Traits, UInt8
+from workers.images import Pixels, Traits, UInt8
 from workers.patches import Box
 
 COUNTS = (1, 10, 144)
@@ -50,7 +50,7 @@ LONGEST = 8
 class Crop:
     """One crop, uint8 size x size x C, possibly a view of others' memory, and how often it counts."""
 
-    pixels: UInt8
+    pixels: Pixels
     weight: int
 
 
@@ -63,22 +63,28 @@ class Crops:
         size: Side in pixels of what the network is fed.
         framed: The central square, as large as the input, is framed in black instead of enlarged.
         mirrored: Whether mirror images are shown.
+        whole: Images are float32 arrays of any shape, which nothing can be cut from.
 
     Raises:
-        BadInput: No such count.
+        BadInput: No such count, or more than one crop of a whole image.
     """
 
     count: int
     size: int
     framed: bool = False
     mirrored: bool = True
+    whole: bool = False
 
     def __post_init__(self) -> None:
         require(self.count in COUNTS, "crops", self.count, "1, 10 or 144")
+        expected = "1: a data set of one's own is shown as it is"
+        require(self.count == 1 or not self.whole, "crops", self.count, expected)
 
     @classmethod
     def of(cls, traits: Traits, count: int) -> Crops:
         """So many crops, as suits a data set."""
+        if not traits.mean:
+            return cls(count, 0, whole=True)
         return cls(count, traits.image_shape[1], traits.name not in PATCHED, traits.name in MIRRORED)
 
     @property
@@ -87,8 +93,11 @@ class Crops:
         upright = {1: 1, 10: 5, 144: 24 if self.framed else 72}[self.count]
         return 2 * upright if self.mirrored and self.count > 1 else upright
 
-    def cut(self, image: UInt8) -> Iterator[Crop]:
+    def cut(self, image: Pixels) -> Iterator[Crop]:
         """The crops of an image, uint8 HxWxC of any size. The image at one size is in memory at a time."""
+        if self.whole:
+            yield Crop(image, 1)
+            return
         for crop in self._upright(image):
             yield crop
             if self.mirrored and self.count > 1:

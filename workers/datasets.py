@@ -4,6 +4,7 @@
     mnist           60,000 + 10,000 handwritten digits, 28x28
     fashion-mnist   60,000 + 10,000 pieces of clothing, 28x28
     cifar10         50,000 + 10,000 small photographs, 32x32, as published or as JPEGs
+    module:factory  one's own (see `workers.own_data`)
     imagefolder     photographs of one's own, decoded when read: class folders, tar files, or Hugging Face's
                     (see `workers.photographs`)
 
@@ -29,9 +30,12 @@ import numpy as np
 
 from ps.errors import BadInput, nearest, require
 from workers import formats
+from workers.augment import Augmentation, training_augmentation
 from workers.decode import BadImage
 from workers.download import REMOTES, Progress, fetch, silent
 from workers.images import ArrayImages, Dataset, EncodedImages, Example, Traits
+from workers.own import is_own, resolve
+from workers.own_data import OwnData
 from workers.photographs import open_photographs
 from workers.tars import find_tars
 
@@ -65,7 +69,9 @@ class DataSettings:
     """Which data a run uses.
 
     Attributes:
-        name: One of `KNOWN`.
+        name: One of `KNOWN`, or package.module:factory for one's own.
+        path: Folder that one's own module is found in, after all others.
+        classes: Of one's own; 0 to count them.
         root: Folder to look in; empty for $DISTBELIEF_DATA. For imagefolder also a tar file, or a pattern that several
             match.
         bad_images: What an unreadable example does: "skip" leaves it out of its batch and counts it, "fail" ends the
@@ -81,12 +87,15 @@ class DataSettings:
     root: str = ""
     bad_images: str = "skip"
     image_size: int = 0
+    path: str = ""
+    classes: int = 0
 
     def __post_init__(self) -> None:
         expected = "0 (224) or a number of pixels" if self.name == PHOTOGRAPHS else f"0: {self.name} has its own size"
         require(self.image_size == 0 or self.name == PHOTOGRAPHS, "data.image_size", self.image_size, expected)
         require(self.image_size >= 0, "data.image_size", self.image_size, expected)
         require(self.bad_images in ("skip", "fail"), "data.bad_images", self.bad_images, "skip or fail")
+        require(self.classes >= 0, "data.classes", self.classes, "0 (to count them) or how many there are")
 
 
 def load(settings: DataSettings, split: Split, progress: Progress = silent) -> Dataset:
@@ -97,6 +106,9 @@ def load(settings: DataSettings, split: Split, progress: Progress = silent) -> D
     """
     if split not in ("train", "test"):
         raise BadInput(f"split: got {split!r}, expected train or test")
+    if is_own(settings.name):
+        given = resolve("data.name", settings.name, settings.path)
+        return OwnData.of(given, settings.name, split, settings.classes)
     match settings.name:
         case "digits":
             return ArrayImages(KNOWN["digits"], *formats.read_digits(split))
@@ -106,9 +118,17 @@ def load(settings: DataSettings, split: Split, progress: Progress = silent) -> D
             return _open_cifar(settings, split, progress)
         case "imagefolder":
             return _open_photographs(settings, split)
+    own = "module:factory for your own"
     raise BadInput(
-        f"data.name: got {settings.name!r}, expected one of {', '.join(KNOWN)}{nearest(settings.name, KNOWN)}"
+        f"data.name: got {settings.name!r}, expected one of {', '.join(KNOWN)}, or {own}{nearest(settings.name, KNOWN)}"
     )
+
+
+def augmentation_of(dataset: Dataset) -> Augmentation:
+    """What the training images of a data set go through."""
+    if isinstance(dataset, OwnData):
+        return dataset.augmentation
+    return training_augmentation(dataset.name, dataset.image_shape)
 
 
 # --- where things are -------------------------------------------------------------------------------------------------

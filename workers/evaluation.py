@@ -24,8 +24,8 @@ from workers.crops import Crops
 from workers.datasets import Dataset, DataSettings, load
 from workers.decode import BadImage
 from workers.gradient import GradientFunction
-from workers.images import Traits, UInt8
-from workers.models import ModelSettings, build
+from workers.images import Pixels, Traits
+from workers.models import ModelSettings, network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +110,7 @@ def _tally(ensemble: Ensemble, dataset: Dataset, portion: range, shown: Crops, t
     labels: list[int] = []
     unreadable: list[BadImage] = []
 
-    def images() -> Iterator[UInt8]:
+    def images() -> Iterator[Pixels]:
         for index in portion:
             try:
                 example = dataset.read(index)
@@ -154,9 +154,8 @@ class Evaluator:
 
     def __init__(self, model: ModelSettings, data: DataSettings, layout: Layout, threads: int = 1) -> None:
         self._dataset = load(data, "test")
-        classes, (channels, side, _) = len(self._dataset.classes), self._dataset.image_shape
         self._functions = [
-            GradientFunction(build(model.name, classes, channels, side), layout, 0, model.precision)
+            GradientFunction(network(model, Traits.of(self._dataset)), layout, 0, model.precision)
             for _ in range(threads)
         ]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,17 @@ import numpy.typing as npt
 from workers.decode import BadImage, decode
 
 UInt8 = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[Any]  # uint8 HxWxC, or float32 as the network is fed
 Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One example. `image`: uint8 HxWxC, read-only to whoever gets it. `label`: 0 .. number of classes - 1."""
+    """One example. `image`: uint8 HxWxC, or float32 just as the network is fed; read-only to whoever gets it. `label`:
+    0 .. number of classes - 1.
+    """
 
-    image: UInt8
+    image: Pixels
     label: int
 
 
@@ -44,8 +47,10 @@ class Dataset(Protocol):
         ...
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) that the network is fed; images read may be larger, see `workers.augment`."""
+    def image_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) that the network is fed; images read may be larger, see `workers.augment`. Images
+        that are float32 already may have any shape.
+        """
         ...
 
     @property
@@ -79,7 +84,7 @@ class Traits:
 
     name: str
     classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     mean: tuple[float, ...]
     scale: float
 
@@ -105,7 +110,7 @@ class Described:
         return self.traits.classes
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, ...]:
         return self.traits.image_shape
 
     @property

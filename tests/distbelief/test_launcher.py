@@ -178,13 +178,6 @@ def test_initial_weights_from_a_file(tmp_path: Path) -> None:
     assert torch.equal(found.weights_N, weights_N)
 
 
-def test_initial_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    file, _ = weights_file(tmp_path, 7)
-    message = refusal(tmp_path / "run", run_init_from=str(file))
-    assert message.startswith(f"weights: {file} is of another model: ")
-    assert "expected (10," in message
-
-
 def test_initial_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path / "run", run_init_from=str(tmp_path / "gone"))
     assert message.startswith(f"weights: cannot read {tmp_path / 'gone'}: ")
@@ -206,14 +199,14 @@ def test_a_data_root_without_the_data(tmp_path: Path) -> None:
 def test_an_unknown_data_set(tmp_path: Path) -> None:
     message = refusal(tmp_path / "run", data_name="digit")
     assert message == (
-        "data.name: got 'digit', expected one of digits, mnist, fashion-mnist, cifar10, imagefolder "
-        '(did you mean "digits"?)'
+        "data.name: got 'digit', expected one of digits, mnist, fashion-mnist, cifar10, imagefolder, or module:factory "
+        'for your own (did you mean "digits"?)'
     )
 
 
 def test_an_unknown_model(tmp_path: Path) -> None:
     message = refusal(tmp_path / "run", model_name="inception-minni")
-    assert message.endswith('inception-mini (did you mean "inception-mini"?)')
+    assert message.endswith('or module:factory for your own (did you mean "inception-mini"?)')
 
 
 def test_a_model_that_the_images_are_too_small_for(tmp_path: Path) -> None:
