@@ -16,6 +16,10 @@ from ps.errors import BadInput, JournalDamaged, PeerLost, RunFailed
 from workers.models import MODELS
 
 ROOT = Path(__file__).parents[2]
+COMMANDS = [
+    "launch", "evaluate", "predict", "export", "status", "simulate", "replay", "verify", "report", "staleness", "data",
+    "bench",
+]  # fmt: skip
 
 Behind = Callable[..., object]
 
@@ -74,7 +78,7 @@ def test_every_option_of_launch_has_its_key_and_kind(behind: Callable[[str, Behi
         "--preset cifar10 --workers 4 --shards 2 --data-root d --run r --seed 7 --epochs 3 --address auto --lr 1e-2 "
         "--model googlenet --batch-size 16 --momentum 0 --precision bfloat16 --target-error .05 --max-seconds 9 "
         "--init-from i --config c --bad-images fail --ensemble-member 2 --correction dana --consistency sync "
-        "--wire bfloat16 --tls --faults f"
+        "--wire bfloat16 --tls --faults f --data m:f"
     )
     assert cli.run(["launch", *typed.split()]) == 0
     options = {
@@ -84,7 +88,7 @@ def test_every_option_of_launch_has_its_key_and_kind(behind: Callable[[str, Behi
         "model.precision": "bfloat16", "run.target_error": 0.05,
         "run.max_seconds": 9.0, "run.init_from": Path("i"), "config": Path("c"),
         "run.ensemble_member": 2, "correction.kind": "dana", "consistency.kind": "sync",
-        "cluster.wire": "bfloat16", "cluster.tls": True, "cluster.faults": Path("f"),
+        "cluster.wire": "bfloat16", "cluster.tls": True, "cluster.faults": Path("f"), "data.name": "m:f",
     }  # fmt: skip
     assert seen == [(options, (), False)]
     assert len(options) == len(cli.SETTINGS)
@@ -148,8 +152,7 @@ def test_the_exit_code_is_the_function_s(behind: Callable[[str, Behind], None]) 
     ("typed", "line"),
     [
         ("lunch",
-         'got lunch, expected one of launch, evaluate, predict, export, status, simulate, replay, verify, data, '
-         'bench (did you mean "launch"?); see distbelief --help'),
+         f'got lunch, expected one of {", ".join(COMMANDS)} (did you mean "launch"?); see distbelief --help'),
         ("data fetch", "got no NAME, expected at least one; see distbelief data fetch --help"),
         ("bench gradiant",
          "got gradiant, expected one of gradient, reading, exchange, network, simulator, startup "
@@ -290,9 +293,8 @@ def test_help_has_examples_and_fits_the_screen(
 
 def test_help_names_every_command_preset_and_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.partition("Commands:\n")[2].splitlines()] == [
-        "launch", "evaluate", "predict", "export", "status", "simulate", "replay", "verify", "data", "bench",
-    ]  # fmt: skip
+    shown = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in shown] == COMMANDS
     words = " ".join(setting.help for setting in cli.SETTINGS)
     for name in (*presets(), *MODELS):
         assert name in words
