@@ -8,7 +8,7 @@ An experiment's file is a config.toml, complete or not, and beside its sections
 
 Axes: workers, consistency, correction, momentum, rate, seed, cluster. A consistency or correction may carry its number
 after a colon: "softsync:15", "staleness-rate:0.5". Without a rate or momentum on the grid a cell has what a run with so
-many workers would have. Options beat the file, axis by axis.
+many workers would have, without a cluster that of [simulate]. Options beat the file, axis by axis.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ CLUSTERS: dict[str, dict[str, object]] = {
     "heavy-tail": {"compute": "pareto", "tail": 1.5},
 }
 QUICK: dict[str, object] = {  # what options alone start from: seconds per cell
-    "run.preset": "digits", "model.name": "perceptron", "run.epochs": 8, "run.batch_size": 8, "rule.rule": "momentum",
-    "rule.weight_decay": 0.0, "schedule.kind": "constant", "schedule.warmup_epochs": 0.0, "cluster.shards": 1,
+    "run.preset": "digits", "model.name": "perceptron", "run.epochs": 8, "cluster.shards": 1,
     "simulate.evaluate_epochs": 0.5,
 }  # fmt: skip
+AS_SET = "as-set"  # the cluster of cells for which none was chosen
 _OWN = ("experiment", "grid", "clusters")
 
 Grid = dict[str, tuple[object, ...]]
@@ -123,11 +123,13 @@ class Experiment:
         return list(found.values())
 
     def _cell(self, chosen: Mapping[str, object]) -> Cell:
-        cluster = str(chosen["cluster"] or "even")
-        if cluster not in self.clusters:
-            known = ", ".join(self.clusters)
-            raise BadInput(f"cluster: got {cluster!r}, expected one of {known}{nearest(cluster, self.clusters)}")
-        values = {**self.settings, **{f"simulate.{key}": value for key, value in self.clusters[cluster].items()}}
+        values = dict(self.settings)
+        cluster = str(chosen["cluster"] or AS_SET)
+        if cluster != AS_SET:
+            if cluster not in self.clusters:
+                known = ", ".join(self.clusters)
+                raise BadInput(f"cluster: got {cluster!r}, expected one of {known}{nearest(cluster, self.clusters)}")
+            values |= {f"simulate.{key}": value for key, value in self.clusters[cluster].items()}
         for axis, key in KEYS.items():
             if chosen[axis] is not None:
                 values[key] = chosen[axis]

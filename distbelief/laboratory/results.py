@@ -32,7 +32,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Evaluated:
     """One evaluation of the average. Error: top-1, a fraction."""
 
     samples: int
@@ -53,8 +53,8 @@ class Result:
 
     cell: Cell
     summary: dict[str, Any]
-    course: tuple[Tested, ...]
-    target: Tested | None
+    course: tuple[Evaluated, ...]
+    target: Evaluated | None
     diverged: bool
 
     @classmethod
@@ -62,7 +62,7 @@ class Result:
         """From the cell's run directory."""
         summary = json.loads((folder / rundir.SUMMARY).read_bytes())
         course = tuple(
-            Tested(line["samples"], line["seconds"], line["average_top1_error"])
+            Evaluated(line["samples"], line["seconds"], line["average_top1_error"])
             for line in read_metrics(folder)
             if line["kind"] == "evaluation" and "average_top1_error" in line
         )

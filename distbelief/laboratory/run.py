@@ -23,6 +23,7 @@ import click
 
 from cluster.local import private_ray
 from distbelief.counter import Counter
+from distbelief.interrupts import Interrupts
 from distbelief.laboratory.cells import UNFINISHED, Job, run_cell, unpack
 from distbelief.laboratory.experiment import Cell, Experiment, Grid, find, quick, shipped
 from distbelief.laboratory.page import laboratory_page
@@ -54,7 +55,8 @@ def staleness_command(experiment: str, axes: Grid, settings: Mapping[str, object
     chosen = find(experiment) if experiment else quick()
     chosen = chosen.narrowed(axes, settings, asked.target_error)
     out = asked.out or Path("runs") / f"staleness-{chosen.name}"
-    results = run(chosen, out, asked.address)
+    with Interrupts():  # SIGTERM too ends the cells' processes, and what is finished is kept
+        results = run(chosen, out, asked.address)
     best = min((result for result in results if result.error == result.error), key=lambda r: r.error, default=None)
     click.echo(f"cells    {len(results)}, {sum(result.diverged for result in results)} of them diverged")
     if best is not None:
