@@ -30,12 +30,12 @@ PARTS = {  # of a worker's time, from the bottom of a column up
 Line = dict[str, Any]  # of metrics.jsonl
 
 
-def time_axis(kind: str, longest: float) -> tuple[Axis, float]:
+def time_axis(kind: str, longest: float, from_zero: bool = True) -> tuple[Axis, float]:
     """An axis of seconds, minutes or hours, and what seconds are divided by."""
     for name, size in (("h", 3600.0), ("min", 60.0)):
         if longest > 3 * size:
-            return Axis(f"{kind}, {name}", from_zero=True), size
-    return Axis(f"{kind}, s", from_zero=True), 1.0
+            return Axis(f"{kind}, {name}", from_zero=from_zero), size
+    return Axis(f"{kind}, s", from_zero=from_zero), 1.0
 
 
 def curves(title: str, of: Sequence[Curve], x: Axis, y: Axis, note: str = "") -> Html:
@@ -51,7 +51,11 @@ def learning(subject: Subject) -> Html:
     if not subject.learned or not any(math.isfinite(each.loss) for each in course):
         return html.section("Learning", html.paragraph("Nothing was learned: no gradient is known.", "note"))
     tested = [line for line in subject.metrics if line["kind"] == "evaluation"]
-    axis, unit = time_axis(subject.clock, max(each.seconds for each in course))
+    if subject.summary and (not tested or tested[-1]["samples"] < course[-1].samples):
+        average = subject.summary["evaluation"]["average"]
+        known = {f"average_{key}": average[key] for key in ("loss", "top1_error") if average[key] is not None}
+        tested.append({"samples": course[-1].samples, "seconds": course[-1].seconds, **known})
+    axis, unit = time_axis(subject.clock, course[-1].seconds, subject.simulated)
     samples = [float(each.samples) for each in course]
     seconds = [each.seconds / unit for each in course]
     figures = []
@@ -112,7 +116,7 @@ def time(subject: Subject) -> Html:
     course = history.course(subject.began, STRETCHES)
     if not course:
         return html.section("Time", html.paragraph("No lease was finished.", "note"))
-    axis, unit = time_axis(subject.clock, max(each.seconds for each in course))
+    axis, unit = time_axis(subject.clock, course[-1].seconds, subject.simulated)
     speed = Curve("images per second", [(each.seconds / unit, each.images_per_second) for each in course])
     y = Axis("images per second", from_zero=True)
     figures = [html.figure("Throughput", charts.curves("Throughput", [speed], axis, y), Html(""))]

@@ -194,7 +194,7 @@ def _again(subject: Subject) -> Html:
         pairs.append(("fingerprint of the data", summary.get("data_fingerprint", "-")))
     actors = subject.history.arithmetic.values()
     for torch, processor, threads in Counter((each.torch, each.processor, each.threads) for each in actors):
-        pairs.append(("computed with", f"torch {torch}, {processor}, {threads} threads per gradient"))
+        pairs.append(("computed with", f"torch {torch}, {processor}, threads per gradient: {threads}"))
     numbers = (
         html.folded("Every number (summary.json)", html.code(json.dumps(summary, indent=1))) if summary else Html("")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from distbelief import cli
 from distbelief.config import Config
 from distbelief.progress import number, percent
+from distbelief.report.axes import share
 from distbelief.report.history import Finished, History
 from distbelief.report.run import run_page
 from distbelief.report.subject import Subject
@@ -114,8 +116,7 @@ def test_what_went_wrong_stands_at_the_top(learned: Path, tmp_path: Path) -> Non
         "skipped_examples": 5, "skipped_average_versions": 1,
     }  # fmt: skip
     summary = {**subject.summary, **changes}
-    broken = Subject(subject.folder, subject.config, summary, subject.metrics, subject.history, subject.began)
-    text = run_page(broken)
+    text = run_page(replace(subject, summary=summary))
     Page(text)
     for line in (
         "ended by diverged: loss is not finite at update 7",
@@ -127,6 +128,16 @@ def test_what_went_wrong_stands_at_the_top(learned: Path, tmp_path: Path) -> Non
     ):
         assert line in text
     assert "completed:" not in text
+
+
+def test_the_last_evaluation_is_drawn_though_it_came_after_training(learned: Path) -> None:
+    """A live run evaluates its final weights when its metrics are closed."""
+    subject = Subject.read(learned)
+    assert subject.summary is not None
+    late = replace(subject, metrics=tuple(line for line in subject.metrics if line["kind"] == "train"))
+    error = subject.summary["evaluation"]["average"]["top1_error"]
+    assert f"test, average: {share(error)} at 2.87k" in Page(run_page(late)).texts["title"]
+    assert f"test, average: {share(error)} at 2.87k" in Page(run_page(subject)).texts["title"]
 
 
 def test_a_run_without_a_summary_is_shown_as_far_as_it_went(learned: Path, tmp_path: Path) -> None:
