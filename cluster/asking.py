@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time  # noqa: TID251 -- the live clock
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 
 from ps.errors import PeerLost
 from ps.messages import Address, Exchange, Message, Read, Sample
@@ -44,6 +45,13 @@ class Asking:
         self._vectors = vectors
         self._stopping = stopping
         self._interference = interference
+        self._waiting: set[asyncio.Task[Message | None]] = set()  # for a lease: that may take as long as the run
+
+    def stop_waiting(self) -> None:
+        """Give up every wait for a lease. `stopping` is set before; safe from any thread."""
+        for task in tuple(self._waiting):
+            with suppress(RuntimeError):  # its loop was closed meanwhile: nobody waits any more
+                task.get_loop().call_soon_threadsafe(task.cancel)
 
     async def all(self, requests: Sequence[tuple[Address, Message]]) -> tuple[Message, ...]:
         """The answers, in the order of the requests.
@@ -97,9 +105,21 @@ class Asking:
         async def carry(message: Message) -> Message | None:
             if isinstance(message, Exchange | Sample | Read):
                 return await self._peers[to].exchange(message, EXCHANGE_SECONDS)
-            return await self._peers[to].ask(message, EXCHANGE_SECONDS)
+            return await self._wait(self._peers[to].ask(message, EXCHANGE_SECONDS))
 
         interference = self._interference
         answer = await (carry(message) if interference is None else interference.passes(message, carry))
         assert answer is not None, f"{type(message).__name__} was not answered"
         return answer
+
+    async def _wait(self, asking: Coroutine[None, None, Message | None]) -> Message | None:
+        """The answer to a call that `stop_waiting` gives up."""
+        waiting = asyncio.ensure_future(asking)
+        self._waiting.add(waiting)
+        try:
+            if self._stopping.is_set():
+                raise PeerLost("stopping")
+            return await waiting
+        finally:
+            waiting.cancel()
+            self._waiting.discard(waiting)

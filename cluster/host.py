@@ -105,7 +105,9 @@ class WorkerHost:
         shared = self._vectors if connections.memory else None
         self._peers = self._loop.call(
             lambda: {
-                to: Peer(target, connections.token, shared, connections.wire, connections.seed, connections.identity)
+                to: Peer(
+                    target, connections.token, shared, connections.wire, connections.seed, connections.identity, str(to)
+                )
                 for to, target in connections.targets.items()
             }
         )
@@ -135,6 +137,7 @@ class WorkerHost:
     def stop(self) -> None:
         """End every worker after what it is doing now; leases in hand are left unfinished."""
         self._stopping.set()
+        self._asking.stop_waiting()
         self._turns.close()
         self._buffers.close()
 
@@ -249,5 +252,5 @@ class _Driver:
 
 
 def host_journal(folder: Path, run: str, host: int) -> JournalWriter:
-    """The journal of one worker host."""
+    """The journal of one worker host. One that joined has its first worker's number, which no other host has."""
     return JournalWriter(folder / f"host-{host}.journal", run, f"host-{host}")

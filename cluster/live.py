@@ -11,6 +11,7 @@ import sys
 import time  # noqa: TID251 -- the live clock
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -174,6 +175,10 @@ class LiveRun:
     Args:
         spec: The run.
         weights_N: Initial weights, float32, shape (N,).
+
+    Attributes:
+        targets: Where the run's actors are, once it has started.
+        joiners: Ids for workers that join later; each is used once.
     """
 
     def __init__(self, spec: RunSpec, weights_N: Tensor) -> None:
@@ -187,6 +192,12 @@ class LiveRun:
         self._evaluation: Any = None
         self._reads = 0
         self.targets: dict[Address, str] = {}
+        self.joiners = count(spec.cluster.workers)
+
+    @property
+    def address(self) -> str:
+        """Of this machine, as the run's other machines reach it."""
+        return "127.0.0.1" if self._spec.cluster.address == "local" else str(ray.util.get_node_ip_address())
 
     def start(self) -> None:
         """Bring everything up and set the workers going. Raises RunFailed if it does not come up."""

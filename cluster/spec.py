@@ -42,6 +42,8 @@ class ClusterSettings:
         tls: Encrypt what goes between the actors, with a certificate made for the run.
         certificate, key: PEM files, for a certificate of one's own instead; both or neither.
         faults: File that plans what goes wrong (see cluster.faults); empty for nothing.
+        join: "HOST:PORT" where processes outside the cluster may join, always over TLS; empty for this machine's own
+            address (one that only this machine reaches, if address is "local") and any free port.
     """
 
     workers: int = 8
@@ -55,6 +57,7 @@ class ClusterSettings:
     certificate: str = ""
     key: str = ""
     faults: str = ""
+    join: str = ""
 
     def __post_init__(self) -> None:
         require(1 <= self.workers <= 100_000, "cluster.workers", self.workers, "1 to 100,000")
@@ -65,6 +68,9 @@ class ClusterSettings:
         wires = [wire.value for wire in Wire]
         require(self.wire in wires, "cluster.wire", self.wire, f"one of {', '.join(wires)}")
         require(self.path in ("auto", "network"), "cluster.path", self.path, '"auto" or "network"')
+        port = self.join.rpartition(":")[2]
+        expected = 'HOST:PORT such as "0.0.0.0:7000", or nothing'
+        require(not self.join or (port.isdecimal() and int(port) < 1 << 16), "cluster.join", self.join, expected)
         both = bool(self.certificate) == bool(self.key)
         require(both, "cluster.key", self.key, "a file if there is a cluster.certificate, and none else")
 

@@ -28,6 +28,7 @@ from distbelief.options import (
     json_option,
     one_of,
     settings,
+    text,
     weights_option,
 )
 from ps.errors import BadInput, DistbeliefError, nearest
@@ -37,6 +38,7 @@ FAILED, BAD_INPUT, INTERRUPTED, UNREAD = 1, 2, 130, 141
 
 def main() -> None:
     """Entry point of the `distbelief` command."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it logs is told in our one line, if it matters
     sys.exit(run(sys.argv[1:]))
 
 
@@ -237,6 +239,28 @@ def status(run: Path | None, as_json: bool, debug: bool) -> int:
     from distbelief.status import status_command
 
     return status_command(run, as_json)
+
+
+@commands.command()
+@click.option("--connect", type=text("HOST:PORT"), required=True, help="Where the run lets others in.")
+@click.option("--token-file", type=FILE, required=True, help="The run's worker.token, or a copy of it.")
+@click.option("--workers", type=COUNT, default=1, help="Logical workers to bring (default 1).")
+@click.option("--data-root", type=DIRECTORY, help="Folder that holds the data set here (else as the run has it).")
+@debug_option
+def worker(connect: str, token_file: Path, workers: int, data_root: Path | None, debug: bool) -> int:
+    """Join a running job from a machine that is in no Ray cluster.
+
+    `launch` and `status` say where. Everything goes through that one port, over
+    TLS. Ctrl-C leaves: what is under way goes to other workers.
+
+    \b
+    Examples:
+      distbelief worker --connect 10.0.0.5:40123 --token-file worker.token
+      distbelief worker --connect 10.0.0.5:40123 --token-file worker.token --workers 4
+    """
+    from distbelief.outside import worker_command
+
+    return worker_command(connect, token_file, workers, data_root)
 
 
 @commands.command()

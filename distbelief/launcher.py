@@ -19,7 +19,7 @@ import torch
 from cluster import serving
 from cluster.local import private_ray
 from cluster.spec import ClusterSettings, RunSpec
-from distbelief import BEGAN, memory, own, rundir
+from distbelief import BEGAN, memory, own, rendezvous, rundir
 from distbelief.card import Card
 from distbelief.config import Config, assignments
 from distbelief.conservation import complaint
@@ -202,20 +202,23 @@ class _Launch:
         try:
             self._view.phase("starting shards and workers")
             live.start()
-            facts = {
-                "pid": os.getpid(),
-                "workers": self._spec.cluster.workers,
-                "total_samples": self._spec.plan.samples,
-            }
-            rundir.write_connection(self._spec.folder, self._spec.token, live.targets, facts, self._spec.identity)
-            self._interrupts.orderly = True
-            classes = len(self._traits.classes)
-            watch = Watch(self._config, self._spec, classes, live, self._view, self._seconds)
-            try:
-                watch.until_ended(lambda: self._interrupts.seen)
-            finally:
-                watch.close()
-            self._ending, self._message = watch.ending()
+            with rendezvous.gateway(self._spec, live, str(self._facts["data_fingerprint"])) as join:
+                self._view.say(f"others may join: {rendezvous.command(join, self._spec.folder)}")
+                facts: dict[str, int | str] = {
+                    "pid": os.getpid(),
+                    "workers": self._spec.cluster.workers,
+                    "total_samples": self._spec.plan.samples,
+                    "join": join,
+                }
+                rundir.write_connection(self._spec.folder, self._spec.token, live.targets, facts, self._spec.identity)
+                self._interrupts.orderly = True
+                classes = len(self._traits.classes)
+                watch = Watch(self._config, self._spec, classes, live, self._view, self._seconds)
+                try:
+                    watch.until_ended(lambda: self._interrupts.seen)
+                finally:
+                    watch.close()
+                self._ending, self._message = watch.ending()
             self._view.phase("writing the weights")
             self._save(live)
         finally:

@@ -2,6 +2,7 @@
 
 config.toml  journal/  metrics.jsonl  tensorboard/  latest.safetensors  average.safetensors  summary.json
 connection.json    only while the run goes on: where its actors are, and the token (mode 0600)
+worker.token       likewise: what a process outside the cluster needs to join it (mode 0600)
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.toml"
 CONNECTION = "connection.json"
+TOKEN = "worker.token"
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
 JOURNAL = "journal"
@@ -76,7 +78,7 @@ def write_connection(
     folder: Path,
     token: str,
     targets: Mapping[Address, str],
-    facts: Mapping[str, int],
+    facts: Mapping[str, int | str],
     identity: Identity | None = None,
 ) -> None:
     """Say where the run's actors are and what they prove themselves with, to whoever may read this user's files."""
@@ -89,6 +91,7 @@ def write_connection(
 def remove_connection(folder: Path) -> None:
     """The run's actors are gone."""
     (folder / CONNECTION).unlink(missing_ok=True)
+    (folder / TOKEN).unlink(missing_ok=True)
 
 
 def write_weights(folder: Path, name: str, layout: Layout, weights_N: Tensor, facts: Mapping[str, str]) -> str:

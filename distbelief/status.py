@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
+from distbelief import rendezvous
 from distbelief.conservation import complaint
 from distbelief.histogram import mean, percentile
 from distbelief.progress import duration, number, percent, printable
@@ -116,6 +117,7 @@ class Running:
         progress: Share of the run's samples that are done; None if the ledger did not answer, as is `ledger`.
         silent: Actors that did not answer.
         strangers: Calls that the actors refused because they came without the run's token.
+        join: Where processes outside the cluster may join.
     """
 
     run: str
@@ -128,6 +130,7 @@ class Running:
     averager: AveragerStatus | None
     silent: tuple[str, ...]
     strangers: int
+    join: str = field(default="", kw_only=True)
     state: str = field(default="running", kw_only=True)
 
     def text(self) -> str:
@@ -147,6 +150,8 @@ class Running:
             memory = sum(shard.by_memory for shard in self.shards)
             network = sum(shard.by_network for shard in self.shards)
             lines.append(("vectors", f"{memory:,} exchanges through shared memory, {network:,} over the network"))
+        if self.join:
+            lines.append(("to join", rendezvous.command(self.join, Path(self.run))))
         if self.strangers:
             lines.append(("no token", f"{self.strangers:,} calls refused"))
         text = _facts(lines)
@@ -239,6 +244,7 @@ def _running(folder: Path) -> Running | None:
         averager,
         tuple(name for name, answer in answers.items() if answer is None),
         sum(traffic.unauthenticated for _, traffic in said),
+        join=str(content.get("join", "")),
         state=f"ending: {ledger.ending}" if ledger and ledger.ending else "running",
     )
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 SERVICE = "distbelief.v1.ParameterServer"
 TOKEN = "x-distbelief-token"
+ACTOR = "x-distbelief-actor"  # whom a call is for; a gateway passes it on to that one
 OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_send_message_length", 4 << 20),
@@ -72,6 +73,7 @@ class Peer:
         wire: The type that they have on their way over the network.
         seed: The run's root seed, which rounding draws from.
         identity: What the other end must prove itself with; None: it speaks without TLS.
+        actor: Whom it wants to reach, for example "shard-0", where the other end may be a gateway (ps.wire.gateway).
     """
 
     def __init__(
@@ -82,9 +84,12 @@ class Peer:
         wire: Wire = Wire.FLOAT32,
         seed: int = 0,
         identity: Identity | None = None,
+        actor: str = "",
     ) -> None:
         self.target = target
-        self._metadata = ((TOKEN, token),)
+        self._metadata: tuple[tuple[str, str], ...] = ((TOKEN, token),)
+        if actor:
+            self._metadata += ((ACTOR, actor),)
         if identity is None:
             self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
         else:

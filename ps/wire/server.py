@@ -10,10 +10,8 @@ worker shares with this process; a call that was given up can write into nothing
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -34,7 +32,8 @@ from ps.messages import (
 from ps.rounding import DTYPES, nearest
 from ps.wire import parameter_server_pb2 as pb
 from ps.wire.actor import Actor, Machine, Superseded
-from ps.wire.client import OPTIONS, SERVICE, TOKEN, Loop, Peer
+from ps.wire.admission import Admission, hear_out
+from ps.wire.client import OPTIONS, SERVICE, Loop, Peer
 from ps.wire.codec import (
     FrameSink,
     Payload,
@@ -53,9 +52,7 @@ from ps.wire.mailbox import Memory, MemoryElsewhere, OpenMemories
 from ps.wire.tls import Identity
 
 CALLS_AT_ONCE = 8  # calls that hold buffers; others wait unread, and flow control holds their senders
-HEAR_OUT_SECONDS = 2.0
-STRANGERS_NAMED = 1000
-_STRANGER = "wrong or missing run token"
+
 
 log = logging.getLogger("distbelief.wire")
 
@@ -112,7 +109,7 @@ class MachineServer:
         self._tick_seconds = tick_seconds
         self._interference = interference
         self._traffic = Traffic()
-        self._strangers: set[str] = set()  # peers that were named in the log
+        self._admission = Admission(gate.token, self._traffic)
         self._server: grpc.aio.Server | None = None
         self._loop = Loop("distbelief-server")
         self._buffers = asyncio.Semaphore(CALLS_AT_ONCE)
@@ -167,23 +164,8 @@ class MachineServer:
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
-    def _admitted(self, context: Any) -> bool:
-        given = dict(context.invocation_metadata() or ()).get(TOKEN, "")
-        if hmac.compare_digest(str(given).encode(), self._gate.token.encode()):
-            return True
-        self._traffic.unauthenticated += 1
-        peer = context.peer().rpartition(":")[0]  # without the port, which is another one for every connection
-        if peer not in self._strangers and len(self._strangers) < STRANGERS_NAMED:
-            self._strangers.add(peer)
-            log.warning("refused a call without the run's token, from %s; more from there are only counted", peer)
-        return False
-
-    async def _admit(self, context: Any) -> None:
-        if not self._admitted(context):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _STRANGER)
-
     async def _ask(self, request: bytes, context: Any) -> bytes:
-        await self._admit(context)
+        await self._admission.admit(context)
         try:
             message = from_envelope(parse_envelope(request))
             if isinstance(message, Exchange | Sample | Read):
@@ -195,9 +177,7 @@ class MachineServer:
         return reply.SerializeToString()
 
     async def _exchange(self, requests: AsyncIterator[bytes], context: Any) -> None:
-        if not self._admitted(context):
-            await _hear_out(requests)
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _STRANGER)
+        await self._admission.admit(context, requests)
         async with self._buffers:
             try:
                 message, buffers = await self._receive(requests)
@@ -206,7 +186,7 @@ class MachineServer:
             else:
                 await self._carry_out(message, buffers, context)
                 return
-        await _hear_out(requests)
+        await hear_out(requests)
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, refusal)
 
     async def _carry_out(self, message: Message, buffers: _Buffers, context: Any) -> None:
@@ -230,7 +210,7 @@ class MachineServer:
         return buffers.message(envelope), buffers
 
     async def _whole(self, request: bytes, context: Any) -> bytes:
-        await self._admit(context)
+        await self._admission.admit(context)
         try:
             envelope, body = unpack(request)
             buffers = _Buffers(self._checked(envelope))
@@ -247,9 +227,7 @@ class MachineServer:
 
     async def _mailbox(self, requests: AsyncIterator[bytes], context: Any) -> None:
         """One worker's exchanges through memory, one after the other, until it hangs up."""
-        if not self._admitted(context):
-            await _hear_out(requests)
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _STRANGER)
+        await self._admission.admit(context, requests)
         opened = OpenMemories(self._gate.elements, self._memories)
         async for request in requests:
             try:
@@ -275,7 +253,7 @@ class MachineServer:
         return vectors
 
     async def _status(self, request: bytes, context: Any) -> bytes:
-        await self._admit(context)
+        await self._admission.admit(context)
         return encode_status(self._actor.status(), self._traffic).SerializeToString()
 
     async def _answered(self, message: Message, context: Any) -> Message | None:
@@ -317,11 +295,3 @@ class _Buffers:
         if self._outgoing_N is None or not isinstance(answer, Exchanged | ReadDone):
             return None
         return nearest(self._outgoing_N, self._vectors.wire)
-
-
-async def _hear_out(requests: AsyncIterator[bytes]) -> None:
-    """Let a caller finish before it is refused: grpc.aio takes its failure to send for the answer, and misses ours."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(HEAR_OUT_SECONDS):
-            async for _ in requests:
-                pass
