@@ -46,6 +46,14 @@ class Inquiries:
                 again += self._to(silent, number, inquiry)
         return again
 
+    def again(self, shard: int) -> list[tuple[Address, WhoHas]]:
+        """The messages that ask this shard everything once more: what it answered, it may have lost."""
+        asked = []
+        for number, inquiry in self._open.items():
+            inquiry.answers.pop(shard, None)
+            asked += self._to([shard], number, inquiry)
+        return asked
+
     def answered(self, message: Has) -> dict[int, bool]:
         """With the last shard's answer: lease to whether every shard has it. Before it: nothing."""
         inquiry = self._open.get(message.number)

@@ -1,6 +1,6 @@
 """Ledger: which lease goes to whom, and which are done. It makes every example of every epoch count exactly once.
 
-    handle(now, message) -> outbox        is the only mutator
+    handle(now, message) -> outbox        is the only mutator, but for `recall` before the first message
 
 A lease is granted, then finished, or it comes back (late, lost, failed) and is granted again with the next attempt,
 after the shards were asked who has it. A worker that asks when nothing is to be had waits in line, and is answered when
@@ -10,6 +10,10 @@ expiry is a Tick like any other message.
 When a worker may go on, and which gradients form one update, is decided by ps.consistency. Where gradients are applied
 in rounds, a lease that every shard has staged is finished when its round is closed. Who had to wait pulls again.
 
+A shard that lost its memory says what it still has: finished leases that it lacks are granted again. What a worker or a
+shard said of an earlier incarnation is not believed. A ledger that lost its own memory reads its journal (`recall`) and
+asks the shards what they have (`rejoin`); it grants nothing before all have answered.
+
 A lease whose gradient was not finite goes to another worker, at the versions that this one pulls. If it fails there too
 (or if there is no other worker), the run has diverged.
 """
@@ -17,12 +21,14 @@ A lease whose gradient was not finite goes to another worker, at the versions th
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import count
 from typing import TYPE_CHECKING
 
+from ps.book import NOBODY, LeaseBook, Outstanding
 from ps.consistency import ConsistencySettings
 from ps.errors import require
 from ps.inquiries import Inquiries
@@ -35,8 +41,12 @@ from ps.journal import (
     LeaseReturned,
     LedgerOpened,
     LedgerStopped,
+    Record,
     RoundOrdered,
+    ShardRejoined,
+    WorkerLeft,
 )
+from ps.losses import Finish, Losses
 from ps.messages import (
     JOURNAL,
     Address,
@@ -45,12 +55,14 @@ from ps.messages import (
     Finished,
     Granted,
     Has,
+    Inventory,
     Message,
     NextLease,
     NoMoreLeases,
     Role,
     RoundClosed,
     Stop,
+    TakeInventory,
     Tick,
     WorkerLost,
 )
@@ -112,20 +124,6 @@ class LedgerStatus:
 
 
 @dataclass(slots=True)
-class _Outstanding:
-    """A granted lease. `inquiry`: number of the inquiry it is part of (then nobody holds it any more), or 0; `read`:
-    the version that its gradient is computed from, or an earlier one.
-    """
-
-    attempt: int
-    worker: int
-    deadline: float
-    read: int
-    inquiry: int = 0
-    reason: str = ""  # of its failure, for a person
-
-
-@dataclass(slots=True)
 class _Worker:
     """One logical worker. Invariant: waiting implies lease is None.
 
@@ -138,19 +136,6 @@ class _Worker:
     waiting: bool = False
     answer: Granted | NoMoreLeases | None = None
     lease: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Finish:
-    """What a finished lease said: mean losses and number of errors over so many examples."""
-
-    examples: int
-    loss: float
-    auxiliary: tuple[float, ...]
-    errors: int
-
-
-RECENT_LEASES = 50  # that the live view's loss is the mean of
 
 
 class Ledger:
@@ -183,18 +168,17 @@ class Ledger:
             self._gate.entered(worker)
         self._rounds = consistency.rounds(workers, shards)
         self._messages = 0
-        self._next_id = 0
-        self._returned: list[tuple[int, int]] = []  # (lease, next attempt), ascending
-        self._outstanding: dict[int, _Outstanding] = {}
-        self._finished = IntervalSet()
+        self._book = LeaseBook(plan)
         self._workers: dict[int, _Worker] = {}
         self._line: deque[int] = deque()  # workers in waiting, longest first
         self._inquiries = Inquiries(shards)
-        self._question = 0  # number of the last one that the shards were asked
-        self._not_finite: dict[int, set[int]] = {}  # lease -> workers that found it not finite
-        self._discards: Counter[int] = Counter()  # lease -> its gradients that were too stale
-        self._finishes: deque[_Finish] = deque(maxlen=plan.leases_per_epoch)
-        self._granted = self._reissued = self._samples = self._skipped = 0
+        self._numbers = count(1)  # of what the shards are asked and told
+        self._incarnations = [0] * shards
+        self._unheard: dict[int, tuple[int, float]] = {}  # shard asked for its inventory -> number, deadline
+        self._redo: set[int] = set()  # leases of closed rounds that some shard lost
+        self._losses = Losses(plan.leases_per_epoch)
+        self._granted = self._reissued = self._samples = 0
+        self._skipped: dict[int, int] = {}  # lease -> its unreadable examples, if there are any
         self._ending: Ending | None = None
         self._message = ""
 
@@ -206,26 +190,28 @@ class Ledger:
         )
 
     def status(self) -> LedgerStatus:
-        recent = list(self._finishes)[-RECENT_LEASES:]
-        examples = sum(finish.examples for finish in recent)
+        book = self._book
         return LedgerStatus(
             leases=self._plan.leases,
             granted=self._granted,
-            finished=len(self._finished),
+            finished=len(book.finished),
             reissued=self._reissued,
-            outstanding=len(self._outstanding)
-            + len(self._returned)
-            + (0 if self._rounds is None else len(self._rounds)),
+            outstanding=len(book.outstanding) + len(book.returned) + (0 if self._rounds is None else len(self._rounds)),
             samples=self._samples,
-            skipped=self._skipped,
+            skipped=sum(self._skipped.values()),
             workers=len(self._workers),
-            loss=_mean_loss(self._finishes),
-            recent_loss=_mean_loss(recent),
-            recent_error=sum(finish.errors for finish in recent) / examples if examples else math.nan,
-            recent_auxiliary=_mean_auxiliary(recent),
+            loss=self._losses.mean,
+            recent_loss=self._losses.recent_mean,
+            recent_error=self._losses.recent_error,
+            recent_auxiliary=self._losses.recent_auxiliary,
             ending=self._ending.value if self._ending else "",
             message=self._message,
         )
+
+    @property
+    def next_worker(self) -> int:
+        """The least id that no worker has had so far."""
+        return 1 + max(self._expected - 1, *self._workers, *self._lost_workers, -1)
 
     @property
     def _living(self) -> int:
@@ -247,12 +233,14 @@ class Ledger:
                 self._answered(now, message, out)
             case RoundClosed():
                 self._round_closed(now, message, out)
+            case Inventory():
+                self._took_inventory(now, message, out)
             case Stop():
                 self._stop(now, Ending(message.reason), "", out)
             case _:
                 raise TypeError(
                     f"ledger got {type(message).__name__}: "
-                    "it handles NextLease, WorkerLost, Tick, Has, RoundClosed and Stop"
+                    "it handles NextLease, WorkerLost, Tick, Has, RoundClosed, Inventory and Stop"
                 )
         self._close_round(now, out)
         self._serve(now, out)
@@ -265,88 +253,99 @@ class Ledger:
             answer = NoMoreLeases(message.number, Ending.FAILED.value)
             out.append((Address(Role.WORKER, message.worker), answer))
             return
-        if message.worker not in self._workers and message.worker >= self._expected:
-            self._gate.entered(message.worker)
-        worker = self._workers.setdefault(message.worker, _Worker())
+        worker = self._joined(message.worker)
         if message.number == worker.number:  # a retry: the same answer, or the same place in line
             if worker.answer:
                 out.append((Address(Role.WORKER, message.worker), worker.answer))
             return
         if message.number < worker.number:
             return
-        held, worker.lease = worker.lease, None
+        held = worker.lease
         worker.number, worker.answer = message.number, None
         worker.version, worker.asked = message.version, self._messages
         match message.outcome:
             case Finished() as done:
-                self._gate.finished(message.worker)
                 self._done(now, message.worker, done, out)
             case Failed() as failed:
                 self._fail(now, message.worker, failed, out)
             case Discarded() as discarded:
                 self._discard(now, message.worker, discarded, out)
-        if (
-            held is not None
-            and (lease := self._outstanding.get(held))
-            and lease.worker == message.worker
-            and not lease.inquiry
-        ):
+        worker.lease = None
+        if held is not None and held in self._book.held_by(message.worker):
             self._inquire(now, [held], out)  # it came back without a word about what it held
         if not worker.waiting:
             worker.waiting = True
             self._line.append(message.worker)
 
+    def _joined(self, id: int) -> _Worker:
+        if id not in self._workers and id >= self._expected:
+            self._gate.entered(id)
+        return self._workers.setdefault(id, _Worker())
+
     def _done(self, now: float, worker: int, done: Finished, out: Outbox) -> None:
-        """Every shard has the lease: it is finished, or waits for its round."""
-        if not 0 <= done.lease < self._next_id or done.lease in self._finished:
+        """Every shard has the lease: it is finished, or waits for its round. Unless a shard has lost it since."""
+        if self._workers[worker].lease == done.lease:  # once per grant, also if the ledger lost its memory meanwhile
+            self._gate.finished(worker)
+        if not 0 <= done.lease < self._book.ungranted or done.lease in self._book.finished:
             return
-        lease = self._outstanding.get(done.lease)
-        finished = StagedLease(
-            worker, done.lease, done.attempt, done.loss, done.errors, done.skipped, 0, done.auxiliary
-        )
+        told = dict(enumerate(done.incarnations))
+        if any(told.get(shard, 0) < known for shard, known in enumerate(self._incarnations)):
+            if self._book.holds(worker, done.lease, done.attempt):
+                self._inquire(now, [done.lease], out, blameless=True)
+            return
+        word = StagedLease(worker, done.lease, done.attempt, done.loss, done.errors, done.skipped, 0, done.auxiliary)
+        self._arrived(now, word, out)
+
+    def _arrived(self, now: float, done: StagedLease, out: Outbox) -> None:
+        """Every shard has the lease's gradient, applied or staged."""
         if self._rounds is None:
-            self._forget(done.lease)
-            self._finish(now, finished, out)
+            self._book.settle(done.lease)
+            self._finish(now, done, out)
+            return
+        lease = self._book.outstanding.get(done.lease)
+        if self._rounds.made_up(done):
+            self._book.settle(done.lease)
+        elif done.lease in self._redo:  # its round was made up for, as an earlier ledger said
+            self._book.settle(done.lease)
+            self._finish(now, done, out)
         elif done.lease not in self._rounds:
             if not self._rounds.rule.keeps and (lease is None or lease.attempt != done.attempt):
                 return  # its round was closed without it
-            self._forget(done.lease)
-            self._rounds.stage(replace(finished, read=lease.read if lease else 0))
+            self._book.settle(done.lease)
+            self._rounds.stage(replace(done, read=lease.read if lease else 0))
 
     def _finish(self, now: float, done: StagedLease, out: Outbox) -> None:
         """Every shard has applied the lease."""
-        self._finished.add(done.lease)
-        count = self._plan.lease(done.lease, done.attempt, 0.0).count
-        self._samples += count
-        self._skipped += done.skipped
-        if done.worker >= 0:
-            self._finishes.append(_Finish(count - done.skipped, done.loss, done.auxiliary, done.errors))
+        samples = self._plan.lease(done.lease, done.attempt, 0.0).count
         record = LeaseFinished(
-            now, done.worker, done.lease, done.attempt, count, done.loss, done.errors, done.skipped, done.auxiliary
+            now, done.worker, done.lease, done.attempt, samples, done.loss, done.errors, done.skipped, done.auxiliary
         )
+        self._count(record)
         out.append((JOURNAL, record))
 
-    def _held_by(self, worker: int, id: int, attempt: int) -> _Outstanding | None:
-        """The lease, if this worker holds this attempt of it."""
-        lease = self._outstanding.get(id)
-        if lease is None or lease.worker != worker or lease.attempt != attempt or lease.inquiry:
-            return None
-        return lease
+    def _count(self, record: LeaseFinished) -> None:
+        self._redo.discard(record.lease)
+        if not self._book.finished.add(record.lease):
+            return
+        self._samples += record.samples
+        if record.skipped:
+            self._skipped[record.lease] = record.skipped
+        if record.worker >= 0:
+            self._losses.add(Finish(record.samples - record.skipped, record.loss, record.auxiliary, record.errors))
 
     def _discard(self, now: float, worker: int, discarded: Discarded, out: Outbox) -> None:
         """Nothing is wrong with the lease: that it was late does not count among its attempts."""
-        if self._held_by(worker, discarded.lease, discarded.attempt) is None:
+        if self._book.holds(worker, discarded.lease, discarded.attempt) is None:
             return
         out.append((JOURNAL, LeaseDiscarded(now, worker, discarded.lease, discarded.attempt)))
-        self._discards[discarded.lease] += 1
-        self._inquire(now, [discarded.lease], out)
+        self._inquire(now, [discarded.lease], out, blameless=True)
 
     def _fail(self, now: float, worker: int, failed: Failed, out: Outbox) -> None:
-        if (lease := self._held_by(worker, failed.lease, failed.attempt)) is None:
+        if (lease := self._book.holds(worker, failed.lease, failed.attempt)) is None:
             return
         out.append((JOURNAL, LeaseFailed(now, worker, failed.lease, failed.attempt, failed.finite, failed.reason)))
         if not failed.finite:
-            seen_by = self._not_finite.setdefault(failed.lease, set())
+            seen_by = self._book.not_finite.setdefault(failed.lease, set())
             seen_by.add(worker)
             if len(seen_by) > 1 or self._living == 1:
                 self._stop(now, Ending.DIVERGED, failed.reason, out)
@@ -357,21 +356,26 @@ class Ledger:
     # --- what the driver says ----------------------------------------------------------------------------------------
 
     def _lost(self, now: float, worker: int, out: Outbox) -> None:
+        if worker not in self._lost_workers:
+            out.append((JOURNAL, WorkerLeft(now, worker)))
+        self._leave(worker)
+        self._inquire(now, self._book.held_by(worker), out)
+
+    def _leave(self, worker: int) -> None:
         self._lost_workers.add(worker)
         self._workers.pop(worker, None)
         self._gate.left(worker)
         if worker in self._line:
             self._line.remove(worker)
-        held = [id for id, lease in self._outstanding.items() if lease.worker == worker and not lease.inquiry]
-        self._inquire(now, held, out)
 
     def _tick(self, now: float, out: Outbox) -> None:
-        late = [id for id, lease in self._outstanding.items() if not lease.inquiry and lease.deadline <= now]
-        self._inquire(now, late, out)
+        outstanding = self._book.outstanding
+        self._inquire(now, [id for id, held in outstanding.items() if not held.inquiry and held.deadline <= now], out)
         deadline = now + self._settings.lease_seconds
         out += self._inquiries.late(now, deadline)
-        if self._rounds is not None:
+        if self._rounds is not None and not self._unheard:
             out += self._rounds.late(now, deadline)
+        self._ask_for_inventory(now, [shard for shard, (_, late) in self._unheard.items() if late <= now], out)
 
     def _stop(self, now: float, ending: Ending, message: str, out: Outbox) -> None:
         if self._ending is None:
@@ -380,75 +384,202 @@ class Ledger:
 
     # --- leases that come back ---------------------------------------------------------------------------------------
 
-    def _inquire(self, now: float, leases: list[int], out: Outbox) -> None:
+    def _inquire(self, now: float, leases: list[int], out: Outbox, blameless: bool = False) -> None:
         if not leases:
             return
-        self._question += 1
-        for lease in leases:
-            self._outstanding[lease].inquiry = self._question
-        out += self._inquiries.ask(self._question, leases, now + self._settings.lease_seconds)
+        number = next(self._numbers)
+        for id in leases:
+            lease = self._book.outstanding[id]
+            lease.inquiry, lease.blameless = number, lease.blameless or blameless
+        out += self._inquiries.ask(number, leases, now + self._settings.lease_seconds)
 
     def _answered(self, now: float, message: Has, out: Outbox) -> None:
+        if not self._believed(message):
+            return
         for id, everywhere in self._inquiries.answered(message).items():
-            lease = self._outstanding.get(id)
+            lease = self._book.outstanding.get(id)
             if lease is None or lease.inquiry != message.number:
                 continue  # finished meanwhile, by word of its worker
             if everywhere:
-                self._finish_by_shards(now, id, lease, out)
+                self._arrived(now, StagedLease(-1, id, lease.attempt, math.nan, 0, 0, lease.read), out)
             else:
-                self._return(now, id, lease.attempt, lease.reason, out)
+                self._return(now, id, out)
 
-    def _return(self, now: float, id: int, attempt: int, reason: str, out: Outbox) -> None:
-        self._outstanding.pop(id, None)
-        out.append((JOURNAL, LeaseReturned(now, id, attempt)))
-        self._returned.append((id, attempt + 1))
-        self._returned.sort()
-        attempts = attempt + 1 - self._discards[id]
+    def _believed(self, message: Has | RoundClosed) -> bool:
+        """Whether this is the word of a shard as it is now, and not of what it lost since."""
+        return 0 <= message.shard < self._shards and message.incarnation == self._incarnations[message.shard]
+
+    def _return(self, now: float, id: int, out: Outbox, blameless: bool = False) -> None:
+        """The lease will be granted again."""
+        reason = lease.reason if (lease := self._book.outstanding.get(id)) else ""
+        out.append((JOURNAL, LeaseReturned(now, id, self._book.attempt(id))))
+        attempts = self._book.give_back(id, blameless)
         if attempts >= self._settings.max_attempts:
             text = f"lease {id} was granted {attempts} times and never finished"
             self._stop(now, Ending.FAILED, f"{text}: {reason or 'late, or its workers were lost'}", out)
 
-    def _finish_by_shards(self, now: float, id: int, lease: _Outstanding, out: Outbox) -> None:
-        self._forget(id)
-        done = StagedLease(-1, id, lease.attempt, math.nan, 0, 0, lease.read)
-        if self._rounds is None:
-            self._finish(now, done, out)
-        else:
-            self._rounds.stage(done)
+    # --- memory that was lost ----------------------------------------------------------------------------------------
 
-    def _forget(self, id: int) -> None:
-        self._outstanding.pop(id, None)
-        if self._returned:
-            self._returned = [(lease, attempt) for lease, attempt in self._returned if lease != id]
-        self._not_finite.pop(id, None)
-        self._discards.pop(id, None)
+    def _took_inventory(self, now: float, message: Inventory, out: Outbox) -> None:
+        """A shard says all that it has."""
+        shard = message.shard
+        if not 0 <= shard < self._shards or message.incarnation < self._incarnations[shard]:
+            return
+        came_back = message.incarnation > self._incarnations[shard]
+        asked = self._unheard.get(shard, (0, 0.0))[0]
+        if not came_back and (not message.number or message.number != asked):
+            return  # it is known already
+        self._unheard.pop(shard, None)
+        if came_back:
+            self._incarnations[shard] = message.incarnation
+            out.append((JOURNAL, ShardRejoined(now, shard, message.incarnation, message.version)))
+        applied = IntervalSet.of_bounds(message.applied)
+        book = self._book
+        missing = [id for id in applied.missing(book.ungranted) if id in book.finished or id in self._redo]
+        for id in missing:
+            self._unfinish(id)
+        again = missing
+        if self._rounds is not None:
+            self._redo.update(missing)
+            again = self._rounds.lost(shard, message.version, missing, message.staged)
+            for id in set(missing).difference(again):
+                if not self._rounds.lacks(id):  # it waits on all shards, for the round that is made up for
+                    self._rounds.made_up(StagedLease(-1, id, book.attempt(id), math.nan, 0, 0, 0))
+                    book.settle(id)
+            for done in self._rounds.done():
+                self._finish(now, done, out)
+        for id in again:
+            if id not in book.outstanding and id not in book.returned:
+                self._return(now, id, out, blameless=True)
+        if self._ending is Ending.COMPLETED and not book.complete:
+            self._ending = None
+        out += self._inquiries.again(shard)
+
+    def _unfinish(self, id: int) -> bool:
+        """Some shard lacks this lease; return whether it was finished."""
+        if not self._book.finished.discard(id):
+            return False
+        self._samples -= self._plan.lease(id, 0, 0.0).count
+        self._skipped.pop(id, None)
+        return True
+
+    def recall(self, records: Iterable[Record]) -> None:
+        """Remember what an earlier ledger of this run wrote down. Whom it had not answered asks again."""
+        opened = 0
+        for record in records:
+            match record:
+                case LedgerOpened():
+                    opened += 1
+                    self._ending, self._message = None, ""
+                case LeaseGranted():
+                    self._recall_grant(record)
+                case LeaseFinished():
+                    self._recall_finish(record)
+                case LeaseFailed() | LeaseDiscarded():
+                    self._recall_trouble(record)
+                case LeaseReturned():
+                    if self._unfinish(record.lease) and self._rounds is not None:
+                        self._redo.add(record.lease)
+                    self._book.give_back(record.lease, blameless=record.lease not in self._book.outstanding)
+                case RoundOrdered():
+                    self._recall_round(record)
+                case WorkerLeft():
+                    self._leave(record.worker)
+                case ShardRejoined():
+                    self._incarnations[record.shard] = record.incarnation
+                case LedgerStopped():
+                    self._ending = Ending(record.reason)
+        self._numbers = count((opened << 32) + 1)  # what an earlier ledger asked is not answered to this one
+
+    def _recall_grant(self, record: LeaseGranted) -> None:
+        read = 0 if self._rounds is None else self._rounds.count
+        for id in self._book.held_by(record.worker):  # it said something of them that was not written down
+            self._book.outstanding[id].worker = NOBODY
+        self._book.granted(record.lease, record.attempt, record.worker, record.deadline, read)
+        self._granted += 1
+        self._reissued += record.attempt > 0
+        if record.worker in self._lost_workers:
+            return
+        worker = self._joined(record.worker)
+        worker.number, worker.lease = record.number, record.lease
+        lease = self._plan.lease(record.lease, record.attempt, record.deadline)
+        worker.answer = Granted(record.number, lease, pull=True)
+
+    def _recall_finish(self, record: LeaseFinished) -> None:
+        self._book.settle(record.lease)
+        self._count(record)
+        worker = self._workers.get(record.worker)
+        if worker is not None and worker.lease == record.lease:
+            worker.lease = None
+            self._gate.finished(record.worker)
+        if self._rounds is not None:
+            self._rounds.recall_finished(record.lease)
+
+    def _recall_trouble(self, record: LeaseFailed | LeaseDiscarded) -> None:
+        """Its holder has nothing to say of it any more: the shards will be asked."""
+        if (lease := self._book.outstanding.get(record.lease)) is None or lease.attempt != record.attempt:
+            return
+        lease.worker = NOBODY
+        lease.blameless = isinstance(record, LeaseDiscarded)
+        if isinstance(record, LeaseFailed):
+            lease.reason = record.reason
+            if not record.finite:
+                self._book.not_finite.setdefault(record.lease, set()).add(record.worker)
+        if (worker := self._workers.get(record.worker)) is not None and worker.lease == record.lease:
+            worker.lease = None
+
+    def _recall_round(self, record: RoundOrdered) -> None:
+        assert self._rounds is not None, "rounds are ordered only where there are some"
+        leases = []
+        for id in record.leases:
+            held = self._book.settle(id) or Outstanding(self._book.attempt(id), NOBODY, 0.0, 0)
+            leases.append(StagedLease(-1, id, held.attempt, math.nan, 0, 0, held.read))
+        self._rounds.recall(record.round, leases, record.keep)
+
+    def rejoin(self, now: float) -> Outbox:
+        """What a ledger that came back says: it asks the shards for all that they have, and after leases that nobody
+        holds any more.
+        """
+        out: Outbox = []
+        self._ask_for_inventory(now, range(self._shards), out)
+        living = {*range(self._expected), *self._workers} - self._lost_workers
+        orphans = [id for id, lease in self._book.outstanding.items() if lease.worker not in living]
+        self._inquire(now, orphans, out)
+        return out
+
+    def _ask_for_inventory(self, now: float, shards: Iterable[int], out: Outbox) -> None:
+        for shard in shards:
+            number = next(self._numbers)
+            self._unheard[shard] = number, now + self._settings.lease_seconds
+            out.append((Address(Role.SHARD, shard), TakeInventory(number)))
 
     # --- rounds ------------------------------------------------------------------------------------------------------
 
     def _close_round(self, now: float, out: Outbox) -> None:
         """Tell the shards to close the next round, if it is due. What it comes too late for is granted again."""
-        if self._rounds is None:
+        if self._rounds is None or self._unheard:
             return
-        more = self._ending is None and bool(self._outstanding or self._returned or self._next_id < self._plan.leases)
-        leases = self._rounds.due([lease.read for lease in self._outstanding.values()], last=not more)
+        deadline = now + self._settings.lease_seconds
+        out += self._rounds.orders(self._numbers, deadline)
+        book = self._book
+        more = self._ending is None and bool(book.outstanding or book.to_grant)
+        leases = self._rounds.due([lease.read for lease in book.outstanding.values()], last=not more)
         if not leases:
             return
-        self._question += 1
         keep = self._rounds.rule.keeps or self._ending is not None
-        order = self._rounds.close(self._question, leases, now + self._settings.lease_seconds, keep)
+        order = self._rounds.close(next(self._numbers), leases, deadline, keep)
         out.append((JOURNAL, RoundOrdered(now, order.round, leases, keep)))
         out += [(Address(Role.SHARD, shard), order) for shard in range(self._shards)]
         if keep:
             return
-        late = [(id, lease.attempt, lease.worker) for id, lease in self._outstanding.items()]
+        late = [(id, lease.attempt, lease.worker) for id, lease in book.outstanding.items()]
         late += [(staged.lease, staged.attempt, staged.worker) for staged in self._rounds.drop()]
         for id, attempt, worker in late:
             out.append((JOURNAL, LeaseDiscarded(now, worker, id, attempt)))
-            self._discards[id] += 1
-            self._return(now, id, attempt, "", out)
+            self._return(now, id, out, blameless=True)
 
     def _round_closed(self, now: float, message: RoundClosed, out: Outbox) -> None:
-        if self._rounds is not None:
+        if self._rounds is not None and self._believed(message):
             for done in self._rounds.closed(message):
                 self._finish(now, done, out)
 
@@ -456,15 +587,17 @@ class Ledger:
 
     def _serve(self, now: float, out: Outbox) -> None:
         """Answer workers in line, longest first, as far as there is an answer."""
-        if self._ending is None and len(self._finished) == self._plan.leases:
+        if self._ending is None and self._book.complete and not self._unheard:
             self._stop(now, Ending.COMPLETED, "", out)
         if self._ending is not None:
             while self._line:
                 worker = self._line.popleft()
                 self._answer(worker, NoMoreLeases(self._workers[worker].number, self._ending.value), out)
             return
+        if self._unheard:
+            return
         held_up = self._serve_line(now, False, out)
-        if held_up and self._returned and not self._outstanding:
+        if held_up and self._book.returned and not self._book.outstanding:
             self._serve_line(now, True, out)  # whoever else could look at what came back waits for these
 
     def _serve_line(self, now: float, again: bool, out: Outbox) -> bool:
@@ -473,8 +606,8 @@ class Ledger:
         """
         held_up, kept = False, 0
         for _ in range(len(self._line)):
-            full = self._rounds is not None and not self._rounds.may_grant(len(self._outstanding))
-            if full or (self._next_id == self._plan.leases and not self._returned):
+            full = self._rounds is not None and not self._rounds.may_grant(len(self._book.outstanding))
+            if full or not self._book.to_grant:
                 self._line.rotate(kept)  # those who had their turn are longest in line still
                 return held_up and not full
             worker = self._line.popleft()
@@ -484,27 +617,26 @@ class Ledger:
                 self._line.append(worker)  # a whole turn keeps the order
                 kept += 1
                 continue
-            self._grant(now, worker, *found, out)
+            self._grant(now, worker, found, out)
         return held_up
 
-    def _take(self, worker: int, again: bool) -> tuple[int, int] | None:
+    def _take(self, worker: int, again: bool) -> int | None:
         """The next lease for this worker: returned ones first, but none that it found not finite if others can look."""
-        for position, (id, attempt) in enumerate(self._returned):
-            if again or worker not in self._not_finite.get(id, ()) or self._living == 1:
-                del self._returned[position]
-                return id, attempt
-        if self._next_id < self._plan.leases:
-            self._next_id += 1
-            return self._next_id - 1, 0
-        return None
+        wanted = None if self._rounds is None else self._rounds.wanted
 
-    def _grant(self, now: float, worker: int, id: int, attempt: int, out: Outbox) -> None:
+        def suits(id: int) -> bool:
+            may_look = again or worker not in self._book.not_finite.get(id, ()) or self._living == 1
+            return may_look and (wanted is None or id in wanted)
+
+        return self._book.take(suits, fresh=wanted is None)
+
+    def _grant(self, now: float, worker: int, id: int, out: Outbox) -> None:
         deadline = now + self._settings.lease_seconds
         state = self._workers[worker]
         waited = state.asked != self._messages
         pull = waited or (self._rounds is not None and self._rounds.outdated(state.version))
         read = self._rounds.count if pull and self._rounds is not None else state.version
-        self._outstanding[id] = _Outstanding(attempt, worker, deadline, read)
+        attempt = self._book.grant(id, worker, deadline, read)
         self._granted += 1
         self._reissued += attempt > 0
         number = state.number
@@ -516,20 +648,6 @@ class Ledger:
         self._workers[worker].answer = answer
         self._workers[worker].waiting = False
         out.append((Address(Role.WORKER, worker), answer))
-
-
-def _mean_loss(finishes: Collection[_Finish]) -> float:
-    """Mean main loss per example; NaN of none."""
-    examples = sum(finish.examples for finish in finishes)
-    return sum(finish.loss * finish.examples for finish in finishes) / examples if examples else math.nan
-
-
-def _mean_auxiliary(finishes: Collection[_Finish]) -> tuple[float, ...]:
-    """Mean loss per example of each auxiliary head; leases without examples say nothing of them."""
-    told = [finish for finish in finishes if finish.examples and finish.auxiliary]
-    examples = sum(finish.examples for finish in told)
-    heads = zip(*([loss * finish.examples for loss in finish.auxiliary] for finish in told), strict=True)
-    return tuple(sum(head) / examples for head in heads)
 
 
 def _after_the_journal(item: tuple[Address, object]) -> bool:

@@ -221,14 +221,23 @@ class Has:
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
-    """Shard to ledger: I came back from a snapshot as this incarnation, and have only these leases.
+class TakeInventory:
+    """Ledger to shard: say all that you have. The ledger came back and does not know."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Shard to ledger: all that I have.
 
     Attributes:
-        applied: As start, stop, start, stop, ... of ascending intervals.
+        number: Of the question; 0 if nobody asked: the shard came back from a snapshot as this incarnation.
+        applied: Leases, as start, stop, start, stop, ... of ascending intervals.
         staged: Leases that wait for their round.
     """
 
+    number: int
     shard: int
     incarnation: int
     version: int
@@ -392,6 +401,6 @@ class ReadDone:
 
 
 Message = (
-    NextLease | Granted | NoMoreLeases | WorkerLost | Tick | Stop | WhoHas | Has | Restored | CloseRound | RoundClosed
-    | Exchange | Exchanged | Refused | Sample | SampleTaken | Read | ReadDone
+    NextLease | Granted | NoMoreLeases | WorkerLost | Tick | Stop | WhoHas | Has | TakeInventory | Inventory
+    | CloseRound | RoundClosed | Exchange | Exchanged | Refused | Sample | SampleTaken | Read | ReadDone
 )  # fmt: skip

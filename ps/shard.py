@@ -47,6 +47,7 @@ from ps.messages import (
     Exchange,
     Exchanged,
     Has,
+    Inventory,
     Message,
     Outcome,
     Push,
@@ -55,11 +56,11 @@ from ps.messages import (
     Reading,
     Refusal,
     Refused,
-    Restored,
     Role,
     RoundClosed,
     Sample,
     SampleTaken,
+    TakeInventory,
     WhoHas,
 )
 from ps.rules import Rule
@@ -216,11 +217,9 @@ class Shard:
 
     def rejoin(self) -> Outbox:
         """What a shard that came back says: to the ledger what it has, to the averager what it may not have got."""
-        staged = () if self._staging is None else self._staging.leases
-        said = Restored(self.index, self.incarnation, self.version, self.applied.bounds(), staged)
         waiting = sorted(self._samples.sent.items())
         return [
-            (LEDGER, said),
+            (LEDGER, self._inventory(0)),
             *((AVERAGER, Sample(self.index, self.incarnation, version, w_N)) for version, w_N in waiting),
         ]
 
@@ -243,13 +242,15 @@ class Shard:
             case WhoHas():
                 held = tuple(lease for lease in message.leases if self._has(lease))
                 return [(LEDGER, Has(message.number, self.index, held, self.incarnation))]
+            case TakeInventory():
+                return [(LEDGER, self._inventory(message.number))]
             case Read():
                 message.out_N.copy_(self._w_N)
                 return [(message.reader, ReadDone(message.number, self.index, self.version, 1))]
             case _:
                 raise TypeError(
                     f"shard {self.index} got {type(message).__name__}: "
-                    "it handles Exchange, CloseRound, SampleTaken, WhoHas and Read"
+                    "it handles Exchange, CloseRound, SampleTaken, WhoHas, TakeInventory and Read"
                 )
 
     def together(self) -> AbstractContextManager[None]:
@@ -259,6 +260,10 @@ class Shard:
         looked at.
         """
         return self._vectors.together()
+
+    def _inventory(self, number: int) -> Inventory:
+        staged = () if self._staging is None else self._staging.leases
+        return Inventory(number, self.index, self.incarnation, self.version, self.applied.bounds(), staged)
 
     def _exchange(self, now: float, message: Exchange) -> Outbox:
         asker = Address(Role.WORKER, message.worker)

@@ -100,6 +100,7 @@ class Gradient:
 
 
 Word = Finished | Failed | Discarded
+_NO_FAULT = (Refusal.INCARNATION, Refusal.FORGOTTEN)  # what was read is lost: the lease is as good as before
 Effect = Ask | Compute | Note
 Answer = tuple[Message, ...] | Gradient | None
 Program = Generator[Effect, Answer, None]
@@ -157,6 +158,7 @@ class Link:
         self._exchanges = self._requests = 0
         self._refused: Refused | None = None
         self._discarded = False
+        self._incarnations: tuple[int, ...] = ()  # of the shards that answered the newest exchange
         self.read: tuple[Reading, ...] = ()
         self.samples = 0
 
@@ -192,10 +194,14 @@ class Link:
         yield from self._exchange(lease, gradient_N, read, pull)
         if (refused := self._refused) is not None:
             yield from self.pull()
+            if refused.refusal in _NO_FAULT:
+                return Discarded(lease.id, lease.attempt)
             return Failed(lease.id, lease.attempt, refused.refusal is not Refusal.NOT_FINITE, refused.message)
         if self._discarded:
             return Discarded(lease.id, lease.attempt)
-        return Finished(lease.id, lease.attempt, tally.loss, tally.errors, tally.skipped, tally.auxiliary)
+        return Finished(
+            lease.id, lease.attempt, tally.loss, tally.errors, tally.skipped, tally.auxiliary, self._incarnations
+        )
 
     def _exchange(
         self, lease: Lease | None, gradient_N: Tensor | None, read: tuple[Reading, ...], pull: bool
@@ -216,6 +222,7 @@ class Link:
         yield Note(self._worker, -1 if lease is None else lease.id, tuple(done))
         if self._refused is None:
             self.samples = min(answer.samples for answer in done)
+            self._incarnations = tuple(answer.reading.incarnation for answer in done)
             if pull:
                 self.read = tuple(answer.reading for answer in done)
 

@@ -27,6 +27,7 @@ from ps.messages import (
     Exchanged,
     Granted,
     Has,
+    Inventory,
     Message,
     NextLease,
     NoMoreLeases,
@@ -37,6 +38,7 @@ from ps.messages import (
     RoundClosed,
     Sample,
     SampleTaken,
+    TakeInventory,
     Tick,
     WhoHas,
 )
@@ -243,7 +245,7 @@ def _asker(message: Message) -> tuple[Address, int] | None:
     match message:
         case NextLease() | Exchange():
             return Address(Role.WORKER, message.worker), message.number
-        case WhoHas() | CloseRound():
+        case WhoHas() | CloseRound() | TakeInventory():
             return LEDGER, message.number
         case Sample():
             return Address(Role.SHARD, message.shard), message.version
@@ -256,7 +258,7 @@ def _asker(message: Message) -> tuple[Address, int] | None:
 def _number(answer: Any) -> int:
     """The number of the request that this answers; -1 for a message that answers nothing."""
     match answer:
-        case Granted() | NoMoreLeases() | Exchanged() | Refused() | Has() | RoundClosed() | ReadDone():
+        case Granted() | NoMoreLeases() | Exchanged() | Refused() | Has() | RoundClosed() | ReadDone() | Inventory():
             return answer.number
         case SampleTaken():
             return answer.version

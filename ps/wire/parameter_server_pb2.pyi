@@ -220,19 +220,27 @@ class Has(_message.Message):
     incarnation: int
     def __init__(self, number: _Optional[int] = ..., shard: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
-class Restored(_message.Message):
-    __slots__ = ("shard", "incarnation", "version", "applied", "staged")
+class TakeInventory(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class Inventory(_message.Message):
+    __slots__ = ("number", "shard", "incarnation", "version", "applied", "staged")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     APPLIED_FIELD_NUMBER: _ClassVar[int]
     STAGED_FIELD_NUMBER: _ClassVar[int]
+    number: int
     shard: int
     incarnation: int
     version: int
     applied: _containers.RepeatedScalarFieldContainer[int]
     staged: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., applied: _Optional[_Iterable[int]] = ..., staged: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., applied: _Optional[_Iterable[int]] = ..., staged: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Reading(_message.Message):
     __slots__ = ("incarnation", "version")
@@ -373,7 +381,7 @@ class Received(_message.Message):
     def __init__(self) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("next_lease", "granted", "no_more_leases", "worker_lost", "tick", "stop", "who_has", "has", "exchange", "exchanged", "refused", "sample", "sample_taken", "read", "read_done", "received", "close_round", "round_closed", "restored")
+    __slots__ = ("next_lease", "granted", "no_more_leases", "worker_lost", "tick", "stop", "who_has", "has", "exchange", "exchanged", "refused", "sample", "sample_taken", "read", "read_done", "received", "close_round", "round_closed", "inventory", "take_inventory")
     NEXT_LEASE_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     NO_MORE_LEASES_FIELD_NUMBER: _ClassVar[int]
@@ -392,7 +400,8 @@ class Envelope(_message.Message):
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     CLOSE_ROUND_FIELD_NUMBER: _ClassVar[int]
     ROUND_CLOSED_FIELD_NUMBER: _ClassVar[int]
-    RESTORED_FIELD_NUMBER: _ClassVar[int]
+    INVENTORY_FIELD_NUMBER: _ClassVar[int]
+    TAKE_INVENTORY_FIELD_NUMBER: _ClassVar[int]
     next_lease: NextLease
     granted: Granted
     no_more_leases: NoMoreLeases
@@ -411,8 +420,9 @@ class Envelope(_message.Message):
     received: Received
     close_round: CloseRound
     round_closed: RoundClosed
-    restored: Restored
-    def __init__(self, next_lease: _Optional[_Union[NextLease, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., no_more_leases: _Optional[_Union[NoMoreLeases, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., who_has: _Optional[_Union[WhoHas, _Mapping]] = ..., has: _Optional[_Union[Has, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., exchanged: _Optional[_Union[Exchanged, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ..., read: _Optional[_Union[Read, _Mapping]] = ..., read_done: _Optional[_Union[ReadDone, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., close_round: _Optional[_Union[CloseRound, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ..., restored: _Optional[_Union[Restored, _Mapping]] = ...) -> None: ...
+    inventory: Inventory
+    take_inventory: TakeInventory
+    def __init__(self, next_lease: _Optional[_Union[NextLease, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., no_more_leases: _Optional[_Union[NoMoreLeases, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., who_has: _Optional[_Union[WhoHas, _Mapping]] = ..., has: _Optional[_Union[Has, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., exchanged: _Optional[_Union[Exchanged, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ..., read: _Optional[_Union[Read, _Mapping]] = ..., read_done: _Optional[_Union[ReadDone, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., close_round: _Optional[_Union[CloseRound, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ..., inventory: _Optional[_Union[Inventory, _Mapping]] = ..., take_inventory: _Optional[_Union[TakeInventory, _Mapping]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()

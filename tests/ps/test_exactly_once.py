@@ -126,31 +126,19 @@ class Cluster:
     def __init__(
         self, seed: int, workers: int, shards: int, faults: float, consistency: ConsistencySettings | None = None
     ) -> None:
-        consistency = consistency or ConsistencySettings()
+        self.consistency = consistency = consistency or ConsistencySettings()
         self.draws = numpy_stream(seed, "schedule")
         self.faults = faults
+        self.planned = workers
         layout = Layout((TensorSpec("weight", (9, 10)), TensorSpec("bias", (7,), 2.0, 0.0)), shards)
         self.layout = layout
         self.bounds = tuple(layout.bounds(shard) for shard in range(shards))
         schedule = ScheduleSettings(rate=0.01).build(PLAN.examples, PLAN.samples)
-        weights_N = torch.randn(layout.size, generator=torch_stream(0, "weights"))
-        self.shards = [
-            Shard(
-                i,
-                shards,
-                weights_N[b].clone(),
-                layout.segments(i),
-                Momentum(0.5),
-                0.0,
-                schedule,
-                EVERY,
-                staging=consistency.staging(workers),
-            )
-            for i, b in enumerate(self.bounds)
-        ]
-        self.ledger = Ledger(PLAN, shards, LedgerSettings(LEASE_SECONDS, max_attempts=1000), workers, consistency)
-        elements = tuple(b.stop - b.start for b in self.bounds)
-        self.averager = Averager(elements, AverageSettings(kind="uniform", start=0.0), PLAN.leases)
+        self.schedule = schedule
+        self.weights_N = torch.randn(layout.size, generator=torch_stream(0, "weights"))
+        self.shards = [self.new_shard(i) for i in range(shards)]
+        self.ledger = self.new_ledger()
+        self.averager = self.new_averager()
         self.now = 0.0
         self.flying: list[Sent] = []
         self.journals: dict[Address, list[Record]] = {}
@@ -160,6 +148,22 @@ class Cluster:
         self.joined = 0
         for _ in range(workers):
             self.join()
+
+    def new_shard(self, index: int) -> Shard:
+        weights_N = self.weights_N[self.bounds[index]].clone()
+        staging = self.consistency.staging(self.planned)
+        return Shard(
+            index, len(self.bounds), weights_N, self.layout.segments(index), Momentum(0.5), 0.0, self.schedule, EVERY,
+            staging=staging,
+        )  # fmt: skip
+
+    def new_ledger(self) -> Ledger:
+        settings = LedgerSettings(LEASE_SECONDS, max_attempts=1000)
+        return Ledger(PLAN, len(self.bounds), settings, self.planned, self.consistency)
+
+    def new_averager(self) -> Averager:
+        elements = tuple(b.stop - b.start for b in self.bounds)
+        return Averager(elements, AverageSettings(kind="uniform", start=0.0), PLAN.leases)
 
     # --- workers -----------------------------------------------------------------------------------------------------
 
@@ -242,11 +246,14 @@ class Cluster:
             if to == JOURNAL:
                 self.journals.setdefault(sent.to, []).append(cast(Record, item))
                 if isinstance(item, LeaseFinished):
-                    assert all(item.lease in shard.applied for shard in self.shards), "done means done everywhere"
+                    self.finished(item.lease)
                 continue
             if isinstance(item, Exchanged | Refused):
                 pulled = self.counted(sent, item, version)
             self.flying.append(Sent(to, cast(Message, item), pulled=pulled))
+
+    def finished(self, lease: int) -> None:
+        assert all(lease in shard.applied for shard in self.shards), "done means done everywhere"
 
     def counted(self, sent: Sent, answer: Exchanged | Refused, version: int) -> Pull | None:
         """Keep the law's accounts of one exchange; return the pull that it made."""

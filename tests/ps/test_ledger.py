@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from ps.errors import BadInput
-from ps.journal import LeaseDiscarded, LeaseFailed, LeaseFinished, LeaseGranted, LeaseReturned, LedgerStopped
+from ps.journal import (
+    LeaseDiscarded,
+    LeaseFailed,
+    LeaseFinished,
+    LeaseGranted,
+    LeaseReturned,
+    LedgerStopped,
+    WorkerLeft,
+)
 from ps.leases import LeasePlan
 from ps.ledger import Ending, Ledger, LedgerSettings
 from ps.messages import (
@@ -38,18 +46,18 @@ SETTINGS = LedgerSettings(lease_seconds=SECONDS, max_attempts=3)
 
 
 def check_invariants(ledger: Ledger) -> None:
-    returned = [lease for lease, _ in ledger._returned]
-    finished = [lease for lease in range(PLAN.leases) if lease in ledger._finished]
-    ungranted = range(ledger._next_id, ledger._plan.leases)
-    everywhere = sorted([*finished, *ledger._outstanding, *returned, *ungranted])
+    book = ledger._book
+    finished = [lease for lease in range(PLAN.leases) if lease in book.finished]
+    ungranted = range(book.ungranted, ledger._plan.leases)
+    everywhere = sorted([*finished, *book.outstanding, *book.returned, *ungranted])
     assert everywhere == list(range(ledger._plan.leases)), "every lease is in exactly one place"
     waiting = [worker for worker, state in ledger._workers.items() if state.waiting]
     assert sorted(ledger._line) == sorted(waiting)
     assert all(state.lease is None for state in ledger._workers.values() if state.waiting)
     assert all(state.answer is None for state in ledger._workers.values() if state.waiting)
-    assert all(not lease.inquiry or lease.inquiry in ledger._inquiries for lease in ledger._outstanding.values())
+    assert all(not lease.inquiry or lease.inquiry in ledger._inquiries for lease in book.outstanding.values())
     assert ledger._ending is None or not ledger._line
-    assert all(lease not in ledger._finished for lease in ledger._not_finite)
+    assert all(lease not in book.finished for lease in book.not_finite)
 
 
 Make = Callable[..., Ledger]
@@ -75,6 +83,10 @@ def worker(index: int) -> Address:
 
 def to_shards(inquiry: int, *leases: int, shards: int = 2) -> Outbox:
     return [(Address(Role.SHARD, shard), WhoHas(inquiry, leases)) for shard in range(shards)]
+
+
+def left(index: int, now: float) -> tuple[Address, WorkerLeft]:
+    return JOURNAL, WorkerLeft(now, index)
 
 
 def done(
@@ -177,8 +189,8 @@ def test_who_asks_when_nothing_is_to_be_had_waits_in_line(make: Make) -> None:
     assert ledger.handle(2.0, NextLease(8, 1, None)) == [], "a retry keeps its place"
     assert ledger.handle(2.0, NextLease(8, 2, None)) == [], "a later request too"
     # Two leases come back: those who waited longest get them, the lowest lease first.
-    assert ledger.handle(3.0, WorkerLost(4)) == to_shards(1, 4)
-    assert ledger.handle(3.0, WorkerLost(2)) == to_shards(2, 2)
+    assert ledger.handle(3.0, WorkerLost(4)) == [left(4, 3.0), *to_shards(1, 4)]
+    assert ledger.handle(3.0, WorkerLost(2)) == [left(2, 3.0), *to_shards(2, 2)]
     for shard in (0, 1):
         last = ledger.handle(4.0, Has(2, shard, ()))
     assert last == [(JOURNAL, LeaseReturned(4.0, 2, 0)), *granted(4.0, 8, 2, 2, attempt=1, waited=True)]
@@ -299,7 +311,7 @@ def sorted_grants(*grants: tuple[float, int, int, int]) -> Outbox:
 def test_shards_that_stay_silent_are_asked_again(make: Make) -> None:
     ledger = make(shards=3)
     grant_all(ledger, 1)
-    assert ledger.handle(10.0, WorkerLost(0)) == to_shards(1, 0, shards=3)
+    assert ledger.handle(10.0, WorkerLost(0)) == [left(0, 10.0), *to_shards(1, 0, shards=3)]
     ledger.handle(11.0, Has(1, 1, ()))
     assert ledger.handle(69.0, Tick()) == []
     silent = [(to, message) for to, message in to_shards(1, 0, shards=3) if to.index != 1]
@@ -324,7 +336,7 @@ def test_a_worker_that_was_lost_leaves_the_line(make: Make) -> None:
     grant_all(ledger, 6)
     for index in (6, 7):
         ledger.handle(1.0, NextLease(index, 1, None))
-    assert ledger.handle(1.0, WorkerLost(6)) == []
+    assert ledger.handle(1.0, WorkerLost(6)) == [left(6, 1.0)]
     assert ledger.handle(1.0, WorkerLost(6)) == [], "twice is once"
     ledger.handle(1.0, WorkerLost(0))
     ledger.handle(2.0, Has(1, 0, ()))
@@ -564,7 +576,8 @@ def test_a_message_for_another_machine_is_an_error_and_changes_nothing(make: Mak
     grant_all(ledger, 1)
     status = ledger.status()
     with pytest.raises(
-        TypeError, match="ledger got SampleTaken: it handles NextLease, WorkerLost, Tick, Has, RoundClosed and Stop"
+        TypeError,
+        match="ledger got SampleTaken: it handles NextLease, WorkerLost, Tick, Has, RoundClosed, Inventory and Stop",
     ):
         ledger.handle(1.0, SampleTaken(0, 0, 0))
     assert ledger.handle(1.0, NextLease(0, 1, None))[0][0] == worker(0)

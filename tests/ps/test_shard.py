@@ -320,7 +320,8 @@ def test_a_message_for_another_machine_is_an_error_and_changes_nothing(make: Mak
     shard = make()
     before = State.of(shard)
     with pytest.raises(
-        TypeError, match="shard 0 got Tick: it handles Exchange, CloseRound, SampleTaken, WhoHas and Read"
+        TypeError,
+        match="shard 0 got Tick: it handles Exchange, CloseRound, SampleTaken, WhoHas, TakeInventory and Read",
     ):
         shard.handle(NOW, Tick())
     assert State.of(shard).same(before)

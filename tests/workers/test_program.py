@@ -153,12 +153,12 @@ def test_lease_gradient_and_push_with_the_next_pull_in_one_exchange(script: Scri
     exchanges(script.send(gradient(script)), 2, script.lease(0), (Reading(0, 3), Reading(0, 4)))
     applied = exchanged(2, 6, 7, outcome=Outcome.APPLIED)
     assert script.send(applied) == note(2, 0, Outcome.APPLIED, a=6, b=7)
-    assert script.send(None) == asks(2, Finished(0, 2, 0.25, 3, 1, HEADS))
+    assert script.send(None) == asks(2, Finished(0, 2, 0.25, 3, 1, HEADS, (0, 0)))
     granted(script, 2, 2)  # the short one
     exchanges(script.send(gradient(script)), 3, script.lease(2), (Reading(0, 6), Reading(0, 7)))
     applied = exchanged(3, 8, 9, outcome=Outcome.APPLIED)
     assert script.send(applied) == note(3, 2, Outcome.APPLIED, a=8, b=9)
-    assert script.send(None) == asks(3, Finished(2, 2, 0.25, 3, 1, HEADS), 8)
+    assert script.send(None) == asks(3, Finished(2, 2, 0.25, 3, 1, HEADS, (0, 0)), 8)
     end(script, 3)
 
 
@@ -167,7 +167,7 @@ def test_a_duplicate_is_finished_like_any_other(script: Script) -> None:
     granted(script, 1, 0)
     script.send(gradient(script))
     assert script.send(exchanged(2, 6, 7, outcome=Outcome.DUPLICATE)) == note(2, 0, Outcome.DUPLICATE, a=6, b=7)
-    assert script.send(None) == asks(2, Finished(0, 2, 0.25, 3, 1, HEADS))
+    assert script.send(None) == asks(2, Finished(0, 2, 0.25, 3, 1, HEADS, (0, 0)))
 
 
 def test_a_gradient_that_is_not_finite_reaches_no_shard(script: Script) -> None:
@@ -182,7 +182,7 @@ def test_a_gradient_that_is_not_finite_reaches_no_shard(script: Script) -> None:
 
 
 @pytest.mark.parametrize(
-    ("refusal", "finite"), [(Refusal.INCARNATION, True), (Refusal.LENGTH, True), (Refusal.NOT_FINITE, False)]
+    ("refusal", "finite"), [(Refusal.READINGS, True), (Refusal.LENGTH, True), (Refusal.NOT_FINITE, False)]
 )
 def test_a_refused_push_has_failed_and_it_pulls_again(script: Script, refusal: Refusal, finite: bool) -> None:
     begin(script)
@@ -196,6 +196,18 @@ def test_a_refused_push_has_failed_and_it_pulls_again(script: Script, refusal: R
     assert script.send(None) == asks(2, Failed(0, 2, finite, "why"), 8)
     granted(script, 2, 1)
     exchanges(script.send(gradient(script)), 4, script.lease(1), (Reading(0, 8), Reading(0, 9)))
+
+
+@pytest.mark.parametrize("refusal", [Refusal.INCARNATION, Refusal.FORGOTTEN])
+def test_a_push_whose_reading_was_lost_is_no_fault_of_its_lease(script: Script, refusal: Refusal) -> None:
+    begin(script)
+    granted(script, 1, 0)
+    script.send(gradient(script))
+    first, _ = exchanged(2, 6, 7, outcome=Outcome.APPLIED)
+    script.send((first, Refused(2, 1, refusal, "why")))
+    exchanges(script.send(None), 3, None)
+    script.send(exchanged(3, 8, 9))
+    assert script.send(None) == asks(2, Discarded(0, 2), 8)
 
 
 def test_who_had_to_wait_pulls_again_before_it_computes(script: Script) -> None:
@@ -226,7 +238,7 @@ def test_success_follows_failure_without_a_trace_of_it(script: Script) -> None:
     granted(script, 2, 1)
     script.send(gradient(script))
     script.send(exchanged(3, 8, 9, outcome=Outcome.APPLIED))
-    assert script.send(None) == asks(3, Finished(1, 2, 0.25, 3, 1, HEADS), 8)
+    assert script.send(None) == asks(3, Finished(1, 2, 0.25, 3, 1, HEADS, (0, 0)), 8)
 
 
 def test_the_end_may_come_with_the_first_answer(script: Script) -> None:
