@@ -104,7 +104,7 @@ class LedgerSettings:
 @dataclass(frozen=True, slots=True)
 class LedgerStatus:
     """What the ledger tells about the run. `loss`: mean main loss of the last leases, at most an epoch's, or NaN;
-    `recent_auxiliary`: of the newest leases, per auxiliary head.
+    `recent_auxiliary`: of the newest leases, per auxiliary head; `next_worker`: the least id that no worker has had.
     """
 
     leases: int
@@ -121,6 +121,7 @@ class LedgerStatus:
     ending: str
     message: str
     recent_auxiliary: tuple[float, ...] = ()
+    next_worker: int = 0
 
 
 @dataclass(slots=True)
@@ -206,17 +207,17 @@ class Ledger:
             recent_auxiliary=self._losses.recent_auxiliary,
             ending=self._ending.value if self._ending else "",
             message=self._message,
+            next_worker=1 + max((self._expected - 1, *self._workers, *self._lost_workers)),
         )
 
     @property
-    def next_worker(self) -> int:
-        """The least id that no worker has had so far."""
-        return 1 + max(self._expected - 1, *self._workers, *self._lost_workers, -1)
+    def workers(self) -> list[int]:
+        """Workers that are not lost, whether they have asked yet or not; joiners count once they have."""
+        return sorted({*range(self._expected), *self._workers} - self._lost_workers)
 
     @property
     def _living(self) -> int:
-        """Workers that are not lost, whether they have asked yet or not; joiners count once they have."""
-        return len({*range(self._expected), *self._workers} - self._lost_workers)
+        return len(self.workers)
 
     def handle(self, now: float, message: Message) -> Outbox:
         """Take in one message; return what goes out because of it, the journal's records first."""
@@ -299,14 +300,12 @@ class Ledger:
     def _arrived(self, now: float, done: StagedLease, out: Outbox) -> None:
         """Every shard has the lease's gradient, applied or staged."""
         if self._rounds is None:
-            self._book.settle(done.lease)
             self._finish(now, done, out)
             return
         lease = self._book.outstanding.get(done.lease)
         if self._rounds.made_up(done):
             self._book.settle(done.lease)
         elif done.lease in self._redo:  # its round was made up for, as an earlier ledger said
-            self._book.settle(done.lease)
             self._finish(now, done, out)
         elif done.lease not in self._rounds:
             if not self._rounds.rule.keeps and (lease is None or lease.attempt != done.attempt):
@@ -316,6 +315,7 @@ class Ledger:
 
     def _finish(self, now: float, done: StagedLease, out: Outbox) -> None:
         """Every shard has applied the lease."""
+        self._book.settle(done.lease)
         samples = self._plan.lease(done.lease, done.attempt, 0.0).count
         record = LeaseFinished(
             now, done.worker, done.lease, done.attempt, samples, done.loss, done.errors, done.skipped, done.auxiliary
@@ -542,7 +542,7 @@ class Ledger:
         """
         out: Outbox = []
         self._ask_for_inventory(now, range(self._shards), out)
-        living = {*range(self._expected), *self._workers} - self._lost_workers
+        living = set(self.workers)
         orphans = [id for id, lease in self._book.outstanding.items() if lease.worker not in living]
         self._inquire(now, orphans, out)
         return out

@@ -464,7 +464,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., rate: _Optional[float] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., skipped_samples: _Optional[int] = ..., waiting_samples: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., discarded: _Optional[int] = ..., staged: _Optional[int] = ...) -> None: ...
 
 class LedgerStatus(_message.Message):
-    __slots__ = ("leases", "granted", "finished", "reissued", "outstanding", "samples", "skipped", "workers", "loss", "recent_loss", "recent_error", "ending", "message", "recent_auxiliary")
+    __slots__ = ("leases", "granted", "finished", "reissued", "outstanding", "samples", "skipped", "workers", "loss", "recent_loss", "recent_error", "ending", "message", "recent_auxiliary", "next_worker")
     LEASES_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
@@ -479,6 +479,7 @@ class LedgerStatus(_message.Message):
     ENDING_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RECENT_AUXILIARY_FIELD_NUMBER: _ClassVar[int]
+    NEXT_WORKER_FIELD_NUMBER: _ClassVar[int]
     leases: int
     granted: int
     finished: int
@@ -493,7 +494,8 @@ class LedgerStatus(_message.Message):
     ending: str
     message: str
     recent_auxiliary: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, leases: _Optional[int] = ..., granted: _Optional[int] = ..., finished: _Optional[int] = ..., reissued: _Optional[int] = ..., outstanding: _Optional[int] = ..., samples: _Optional[int] = ..., skipped: _Optional[int] = ..., workers: _Optional[int] = ..., loss: _Optional[float] = ..., recent_loss: _Optional[float] = ..., recent_error: _Optional[float] = ..., ending: _Optional[str] = ..., message: _Optional[str] = ..., recent_auxiliary: _Optional[_Iterable[float]] = ...) -> None: ...
+    next_worker: int
+    def __init__(self, leases: _Optional[int] = ..., granted: _Optional[int] = ..., finished: _Optional[int] = ..., reissued: _Optional[int] = ..., outstanding: _Optional[int] = ..., samples: _Optional[int] = ..., skipped: _Optional[int] = ..., workers: _Optional[int] = ..., loss: _Optional[float] = ..., recent_loss: _Optional[float] = ..., recent_error: _Optional[float] = ..., ending: _Optional[str] = ..., message: _Optional[str] = ..., recent_auxiliary: _Optional[_Iterable[float]] = ..., next_worker: _Optional[int] = ...) -> None: ...
 
 class AveragerStatus(_message.Message):
     __slots__ = ("versions", "counts")

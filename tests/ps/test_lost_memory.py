@@ -147,6 +147,8 @@ class Forgetful(Cluster):
             if not self.workers and not self.flying:
                 if self.ledger.status().ending:
                     return
+                for worker in self.ledger.workers:
+                    self.handle(Sent(LEDGER, WorkerLost(worker)))
                 self.join()
             self.now += float(self.draws.random())
             if self.draws.random() < self.faults:

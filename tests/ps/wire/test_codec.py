@@ -160,7 +160,7 @@ RECORDS = [
 STATUSES = [
     ShardStatus(1, 0, 9, 36, 0.1, 1, 2, 3, 2, {0: 1, 31: 8}),
     ShardStatus(0, 0, 0, 0, 0.0, 0, 0, 0, 0, {}, 4, 5),
-    LedgerStatus(9, 8, 7, 6, 5, 4, 3, 2, 0.5, 0.25, 0.125, "failed", "why", (0.5, 0.75)),
+    LedgerStatus(9, 8, 7, 6, 5, 4, 3, 2, 0.5, 0.25, 0.125, "failed", "why", (0.5, 0.75), 12),
     AveragerStatus((), ()),
     AveragerStatus((8, 0), (2, 0)),
 ]
