@@ -20,7 +20,7 @@ from ps.wire.mailbox import SharedVectors
 from ps.wire.server import Interference
 
 EXCHANGE_SECONDS = 120.0  # deadline of one call; the same call is made again after it
-PATIENCE_SECONDS = 30.0  # how long an actor may be out of reach before its workers give up
+PATIENCE_SECONDS = 120.0  # how long an actor may be out of reach before its workers give up
 RETRY_SECONDS = 0.25
 
 

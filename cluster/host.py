@@ -102,19 +102,27 @@ class WorkerHost:
         self._journal = journal
         self._journal_lock = threading.Lock()
         self._loop = Loop("distbelief-host")
-        shared = self._vectors if connections.memory else None
-        self._peers = self._loop.call(
-            lambda: {
-                to: Peer(
-                    target, connections.token, shared, connections.wire, connections.seed, connections.identity, str(to)
-                )
-                for to, target in connections.targets.items()
-            }
-        )
+        self._connections = connections
+        self._peers: dict[Address, Peer] = {}
+        self._left: list[Peer] = []  # connections to where an actor is not any more
+        self.connect(connections.targets)
         self._stopping = threading.Event()
         self._asking = Asking(self._peers, self._vectors, self._stopping, interference(self.note))
         self._failure: BaseException | None = None
         self.alive = 0
+
+    def connect(self, targets: Mapping[Address, str]) -> None:
+        """Say where the actors are, or where one of them is by now."""
+        given = self._connections
+        shared = self._vectors if given.memory else None
+
+        def connect() -> None:
+            for to, target in targets.items():
+                if to in self._peers:
+                    self._left.append(self._peers[to])
+                self._peers[to] = Peer(target, given.token, shared, given.wire, given.seed, given.identity, str(to))
+
+        self._loop.call(connect)
 
     def run(self) -> None:
         """Run all workers to their end. Raises what the first failing worker raised, after the others have ended."""
@@ -127,7 +135,7 @@ class WorkerHost:
         for thread in threads:
             thread.join()
         self.reading.close()
-        for peer in self._peers.values():
+        for peer in [*self._peers.values(), *self._left]:
             self._loop.run(peer.close())
         self._loop.close()
         self._journal.close()

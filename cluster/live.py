@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time  # noqa: TID251 -- the live clock
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
-from itertools import count
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +33,17 @@ from ps.ledger import Ending
 from ps.messages import AVERAGER, LEDGER, Address, Message, Read, ReadDone, Role, Stop, WorkerLost
 from ps.wire.client import Loop, Peer
 from ps.wire.process import settle
+from ps.wire.snapshots import Manifest, next_number, publish, withdraw, write_state
 from workers.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from cluster.host import WorkerHost
 
 START_SECONDS = 120.0
 CALL_SECONDS = 20.0
 STOP_SECONDS = 20.0
+MEND_SECONDS = 0.1  # between two looks at what was lost
+LOSSES_SECONDS, MOST_LOSSES = 60.0, 8  # a run whose processes are lost more often than that is given up
 OBJECT_STORE_BYTES = 100 << 20
 
 T = TypeVar("T")
@@ -113,27 +122,52 @@ def tasks(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
 
 
 class _Server:
-    """Actor: one state machine behind gRPC."""
+    """Actor: one state machine behind gRPC.
 
-    def __init__(self, spec: RunSpec, actor: Address, weights_N: npt.NDArray[np.float32] | None = None) -> None:
+    Args:
+        again: It served before: it takes up what was written down.
+        alone: Of the ledger: all workers of that time are gone.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        actor: Address,
+        weights_N: npt.NDArray[np.float32] | None = None,
+        again: bool = False,
+        alone: bool = False,
+    ) -> None:
         match actor.role:
             case Role.SHARD:
                 assert weights_N is not None
-                self._server = serving.serve_shard(spec, actor.index, _tensor(weights_N))
+                served = serving.serve_shard(spec, actor.index, _tensor(weights_N), again)
             case Role.LEDGER:
-                self._server = serving.serve_ledger(spec)
+                served = serving.serve_ledger(spec, again, alone)
             case _:
-                self._server = serving.serve_averager(spec)
+                served = serving.serve_averager(spec, again)
+        self._server, self._notes = served.server, served.notes
+        self._write = partial(write_state, spec.snapshots, actor=str(actor))
+        self._ended = threading.Event()
         settle()
 
-    def start(self, host: str) -> str:
-        return self._server.start(host or ray.util.get_node_ip_address())
+    def start(self, host: str) -> tuple[str, tuple[str, ...]]:
+        """Listen; return the address, and what a person should know."""
+        return self._server.start(host or str(ray.util.get_node_ip_address())), self._notes
 
     def connect(self, targets: dict[Address, str]) -> None:
         self._server.connect(targets)
 
+    def serve(self) -> None:
+        """Return when it was stopped; whoever waits for that hears if the process is lost."""
+        self._ended.wait()
+
+    def save(self, number: int) -> str:
+        """Write its state as part of this snapshot; return its SHA-256."""
+        return self._server.save(number, lambda state: self._write(number=number, state=state))
+
     def stop(self) -> None:
         self._server.stop()
+        self._ended.set()
 
 
 class _Host:
@@ -141,19 +175,45 @@ class _Host:
 
     def __init__(self, spec: RunSpec, host: int, workers: range, turns: int) -> None:
         self._arguments = (spec, host, workers, turns)
+        self._lock = threading.Lock()
+        self._host: WorkerHost | None = None
+        self._moved: dict[Address, str] = {}  # while it was not open yet, as is the next
+        self._stopped = False
 
     def open(self, targets: dict[Address, str]) -> None:
-        self._host = serving.worker_host(*self._arguments, targets)
+        host = serving.worker_host(*self._arguments, targets)
+        with self._lock:
+            self._host = host
+            host.connect(self._moved)
+            if self._stopped:
+                host.stop()
         settle()
 
     def run(self) -> None:
+        assert self._host is not None, "open comes first"
         self._host.run()
 
+    def work(self, targets: dict[Address, str]) -> None:
+        """Open and run."""
+        self.open(targets)
+        self.run()
+
+    def connect(self, targets: dict[Address, str]) -> None:
+        """These actors are elsewhere by now."""
+        with self._lock:
+            if self._host is None:
+                self._moved |= targets
+            else:
+                self._host.connect(targets)
+
     def alive(self) -> int:
-        return self._host.alive
+        return 0 if self._host is None else self._host.alive
 
     def stop(self) -> None:
-        self._host.stop()
+        with self._lock:
+            self._stopped = True
+            if self._host is not None:
+                self._host.stop()
 
 
 class _Evaluator:
@@ -169,73 +229,112 @@ class _Evaluator:
         return self._evaluator.evaluate(_tensor(weights_N))
 
 
+@dataclass(slots=True)
+class _Saving:
+    """A snapshot that is being written: first all shards, then the averager, which then has all that they sent before.
+
+    Attributes:
+        calls: Under way, with whom.
+        sha256: Per actor that is done.
+    """
+
+    number: int
+    calls: dict[Any, Address]
+    sha256: dict[str, str] = field(default_factory=dict)
+
+
 class LiveRun:
     """One run on a Ray that `connected` gave. Create, `start`, watch `poll`, then `close`.
+
+    An actor whose process is lost is brought back, from what it wrote down; a worker host is replaced by one with new
+    workers. Both happen in `poll`, and wherever an actor does not answer.
 
     Args:
         spec: The run.
         weights_N: Initial weights, float32, shape (N,).
+        again: It ran before, and is taken up where its run directory says it was.
 
     Attributes:
         targets: Where the run's actors are, once it has started.
         joiners: Ids for workers that join later; each is used once.
+        moved: Told of the targets whenever an actor came back elsewhere.
     """
 
-    def __init__(self, spec: RunSpec, weights_N: Tensor) -> None:
+    def __init__(self, spec: RunSpec, weights_N: Tensor, again: bool = False) -> None:
         self._spec = spec
         self._weights_N = weights_N
+        self._again = again
         self._loop = Loop("distbelief-driver")
         self._servers: dict[Address, Any] = {}
+        self._serving: dict[Any, Address] = {}  # running call -> whose
         self._peers: dict[Address, Peer] = {}
-        self._hosts: dict[Any, tuple[Any, range]] = {}  # running call -> (actor, its workers)
+        self._hosts: dict[Any, tuple[Any, range, str, int]] = {}  # running call -> (actor, workers, node, turns)
+        self._losses: list[tuple[float, str]] = []
+        self._notes: list[str] = []
+        self._saving: _Saving | None = None
+        self._stopping = False
+        self._idle: tuple[range, str, int] | None = None  # workers that ended, their node and turns
         self._evaluator: Any = None
         self._evaluation: Any = None
         self._reads = 0
+        self._names = count()
         self.targets: dict[Address, str] = {}
-        self.joiners = count(spec.cluster.workers)
+        self.moved: list[Callable[[dict[Address, str]], None]] = []
+        self.joiners = count(serving.next_worker(spec) if again else spec.cluster.workers)
 
     @property
     def address(self) -> str:
         """Of this machine, as the run's other machines reach it."""
-        return "127.0.0.1" if self._spec.cluster.address == "local" else str(ray.util.get_node_ip_address())
+        return "127.0.0.1" if self._local else str(ray.util.get_node_ip_address())
+
+    @property
+    def _local(self) -> bool:
+        return self._spec.cluster.address == "local"
 
     def start(self) -> None:
         """Bring everything up and set the workers going. Raises RunFailed if it does not come up."""
-        spec = self._spec
-        local = spec.cluster.address == "local"
-        serve = ray.remote(_Server)
-        addresses = [Address(Role.SHARD, shard) for shard in range(spec.layout.shards)] + [LEDGER, AVERAGER]
+        addresses = [Address(Role.SHARD, shard) for shard in range(self._spec.layout.shards)] + [LEDGER, AVERAGER]
         try:
-            hosts = [(self._host(*plan), plan[2]) for plan in self._placement()]
+            hosts = [(self._host(*plan), *plan) for plan in self._placement()]
             for address in addresses:
-                part_N = self._weights_N[spec.bounds[address.index]].numpy() if address.role is Role.SHARD else None
-                options = self._options(str(address))
-                self._servers[address] = serve.options(**options).remote(spec, address, part_N)
-            bind = "127.0.0.1" if local else ""
-            started = [self._servers[address].start.remote(bind) for address in addresses]
-            self.targets = dict(zip(addresses, ray.get(started, timeout=START_SECONDS), strict=True))
+                self._serve(address, self._again, alone=True)
+            started = ray.get([self._started(address) for address in addresses], timeout=START_SECONDS)
+            for address, (target, notes) in zip(addresses, started, strict=True):
+                self.targets[address] = target
+                self._notes += notes
             ray.get(
                 [server.connect.remote(self._known_to(address)) for address, server in self._servers.items()]
-                + [actor.open.remote(self.targets) for actor, _ in hosts],
+                + [actor.open.remote(self.targets) for actor, *_ in hosts],
                 timeout=START_SECONDS,
             )
         except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
             raise _failure("the run did not come up", error) from error
-        self._peers = self._loop.call(
-            lambda: {
-                address: Peer(target, spec.token, identity=spec.identity) for address, target in self.targets.items()
-            }
-        )
-        self._hosts = {actor.run.remote(): (actor, workers) for actor, workers in hosts}
+        self._loop.call(lambda: self._peers.update({to: self._peer(target) for to, target in self.targets.items()}))
+        self._hosts = {actor.run.remote(): (actor, workers, node, turns) for actor, node, _, workers, turns in hosts}
+
+    def _serve(self, address: Address, again: bool, alone: bool = False) -> None:
+        part_N = self._weights_N[self._spec.bounds[address.index]].numpy() if address.role is Role.SHARD else None
+        kind = ray.remote(_Server).options(**self._options(str(address)))
+        server: Any = kind.remote(self._spec, address, part_N, again, alone)
+        self._servers[address] = server
+        self._serving[server.serve.remote()] = address
+
+    def _started(self, address: Address) -> Any:
+        return self._servers[address].start.remote("127.0.0.1" if self._local else "")
+
+    def _peer(self, target: str) -> Peer:
+        return Peer(target, self._spec.token, identity=self._spec.identity)
 
     def _options(self, name: str) -> dict[str, Any]:
-        return {"num_cpus": 0, "name": f"distbelief-{self._spec.run}-{name}", "max_concurrency": 4}
+        number = next(self._names)  # a name is free again some time after its actor is gone
+        token = self._spec.token[:8]
+        return {"num_cpus": 0, "name": f"distbelief-{self._spec.run}-{token}-{number}-{name}", "max_concurrency": 4}
 
     def _known_to(self, address: Address) -> dict[Address, str]:
         """The actors that this one sends messages to."""
         if address == LEDGER:
             return {to: target for to, target in self.targets.items() if to.role is Role.SHARD}
-        return {AVERAGER: self.targets[AVERAGER]} if address.role is Role.SHARD else {}
+        return {to: self.targets[to] for to in (AVERAGER, LEDGER)} if address.role is Role.SHARD else {}
 
     def _placement(self) -> list[tuple[str, int, range, int]]:
         """Worker hosts as (node, host, workers, turns): one process per compute turn, all nodes alike per core,
@@ -252,7 +351,18 @@ class LiveRun:
             raise RunFailed(f"no node of the cluster has the {spec.cluster.threads} cores that one gradient takes")
         seats = seats[: spec.cluster.workers]
         cuts = [spec.cluster.workers * i // len(seats) for i in range(len(seats) + 1)]
-        return [(node, i, range(cuts[i], cuts[i + 1]), turns) for i, (node, turns) in enumerate(seats)]
+        if not self._again:
+            return [(node, i, range(cuts[i], cuts[i + 1]), turns) for i, (node, turns) in enumerate(seats)]
+        sizes = [stop - start for start, stop in pairwise(cuts)]
+        ids = [self._new_workers(size) for size in sizes]
+        return [(node, some.start, some, turns) for some, (node, turns) in zip(ids, seats, strict=True)]
+
+    def _new_workers(self, size: int) -> range:
+        """Ids that nobody has had; the first one numbers their host too."""
+        first = next(self.joiners)
+        for _ in range(size - 1):
+            next(self.joiners)
+        return range(first, first + size)
 
     def _host(self, node: str, host: int, workers: range, turns: int) -> Any:
         where = NodeAffinitySchedulingStrategy(node, soft=False)
@@ -262,40 +372,113 @@ class LiveRun:
     # --- while it runs -----------------------------------------------------------------------------------------------
 
     def poll(self) -> bool:
-        """Look after the worker hosts; return whether any still runs.
+        """Look after all processes; return whether the run goes on.
 
         Raises:
-            RunFailed: A worker could not go on, or all hosts were lost.
+            RunFailed: A worker could not go on, or processes are lost again and again.
         """
+        self._mend()
         done, _ = ray.wait(list(self._hosts), num_returns=len(self._hosts), timeout=0) if self._hosts else ([], [])
-        lost = 0
         for call in done:
-            _, workers = self._hosts.pop(call)
+            _, workers, node, turns = self._hosts.pop(call)
             try:
                 ray.get(call)
             except ray.exceptions.RayActorError:
-                lost += 1
-                for worker in workers:
-                    self._tell(LEDGER, WorkerLost(worker))
+                self._lost(f"workers {workers.start} to {workers.stop - 1}")
+                self._replace(workers, node, turns)
             except ray.exceptions.RayTaskError as error:
                 raise _failure("a worker could not go on", error) from error
-        if lost and not self._hosts:
-            raise RunFailed("all worker hosts were lost: their processes were killed (out of memory?)")
+            else:
+                self._idle = (workers, node, turns)
+        self._keep_saving()
+        if not self._hosts and self._idle and not self._stopping and not self._status_of(LEDGER).ending:
+            self._replace(*self._idle)  # a shard lost something after the last worker had ended
         return bool(self._hosts)
 
-    def status(self) -> RunStatus:
-        """Ask every piece. Raises RunFailed if one is gone."""
-        statuses: dict[Address, Any] = {}
-        for address, peer in self._peers.items():
+    def _replace(self, workers: range, node: str, turns: int) -> None:
+        """Let others do these workers' work."""
+        for worker in workers:
+            self._tell(LEDGER, WorkerLost(worker))
+        if not self._stopping:
+            ids = self._new_workers(len(workers))
+            actor = self._host(node, ids.start, ids, turns)
+            self._hosts[actor.work.remote(self.targets)] = actor, ids, node, turns
+
+    def _mend(self) -> None:
+        """Bring back whatever actor is lost. Raises RunFailed if one cannot be."""
+        done, _ = ray.wait(list(self._serving), num_returns=len(self._serving), timeout=0)
+        for call in done:
+            address = self._serving.pop(call)
+            self._lost(str(address))
+            ray.kill(self._servers[address])
+            self._serve(address, again=True)
             try:
-                statuses[address] = self._loop.run(peer.status(CALL_SECONDS))
+                self.targets[address], notes = ray.get(self._started(address), timeout=START_SECONDS)
+                ray.get(self._servers[address].connect.remote(self._known_to(address)), timeout=CALL_SECONDS)
+            except ray.exceptions.RayActorError as error:
+                if _cause(error) is not None:
+                    raise _failure(f"{address} could not come back", error) from error
+                continue  # lost again: the next look finds that
+            except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
+                raise _failure(f"{address} could not come back", error) from error
+            self._notes += notes
+            self._introduce(address)
+
+    def _introduce(self, address: Address) -> None:
+        """Tell everybody where an actor is by now."""
+        here = {address: self.targets[address]}
+        for to, server in self._servers.items():
+            if address in self._known_to(to):
+                server.connect.remote(here)
+        for actor, *_ in self._hosts.values():
+            actor.connect.remote(here)
+        for tell in self.moved:
+            tell(self.targets)
+
+        async def renew() -> None:
+            await self._peers[address].close()
+            self._peers[address] = self._peer(self.targets[address])
+
+        self._loop.run(renew())
+
+    def _lost(self, what: str) -> None:
+        """A process is gone. Raises RunFailed if that happened too often."""
+        now = time.monotonic()
+        self._losses = [(at, of) for at, of in self._losses if now - at < LOSSES_SECONDS] + [(now, what.split()[0])]
+        if sum(of == what.split()[0] for _, of in self._losses) > MOST_LOSSES:
+            raise RunFailed(
+                f"{what}: lost {MOST_LOSSES + 1} times within {LOSSES_SECONDS:.0f} s: their processes were killed "
+                "(out of memory?)"
+            )
+        self._notes.append(f"{what} lost: brought back")
+
+    def notes(self) -> list[str]:
+        """What a person should know and was not told yet, a line each."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def _ask(self, address: Address, call: Callable[[Peer], Coroutine[Any, Any, T]]) -> T:
+        """What an actor answers; if it is lost, once it is back."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self._loop.run(call(self._peers[address]))
             except PeerLost as error:
-                raise RunFailed(f"{address} was lost: its process is gone ({error})") from error
-        shards = tuple(statuses[Address(Role.SHARD, shard)] for shard in range(self._spec.layout.shards))
-        return RunStatus(statuses[LEDGER], shards, statuses[AVERAGER], self._alive())
+                if time.monotonic() > deadline:
+                    raise RunFailed(f"{address} was lost: its process does not answer ({error})") from error
+                self._mend()
+                time.sleep(MEND_SECONDS)
+
+    def _status_of(self, address: Address) -> Any:
+        return self._ask(address, lambda peer: peer.status(CALL_SECONDS))
+
+    def status(self) -> RunStatus:
+        """Ask every piece. Raises RunFailed if one is gone for good."""
+        shards = tuple(self._status_of(Address(Role.SHARD, shard)) for shard in range(self._spec.layout.shards))
+        return RunStatus(self._status_of(LEDGER), shards, self._status_of(AVERAGER), self._alive())
 
     def _alive(self) -> int:
-        calls = [actor.alive.remote() for actor, _ in self._hosts.values()]
+        calls = [actor.alive.remote() for actor, *_ in self._hosts.values()]
         try:
             return sum(ray.get(calls, timeout=CALL_SECONDS))
         except ray.exceptions.RayError:
@@ -303,12 +486,13 @@ class LiveRun:
 
     def stop(self, ending: Ending) -> None:
         """Grant no more leases and end the workers after what they are doing now."""
+        self._stopping = True
         self._tell(LEDGER, Stop(ending.value))
-        for actor, _ in self._hosts.values():
+        for actor, *_ in self._hosts.values():
             actor.stop.remote()
 
     def _tell(self, address: Address, message: Message) -> None:
-        self._loop.run(self._peers[address].ask(message, CALL_SECONDS))
+        self._ask(address, lambda peer: peer.ask(message, CALL_SECONDS))
 
     def read(self, average: bool, out_N: Tensor) -> int:
         """Copy the newest weights, or their average, into `out_N`; return how many it averages (0: none yet)."""
@@ -317,7 +501,7 @@ class LiveRun:
             self._reads += 1
             target = AVERAGER if average else Address(Role.SHARD, shard)
             message = Read(Address(Role.WORKER, -1), self._reads, shard, out_N[bound])
-            answer = self._loop.run(self._peers[target].exchange(message, CALL_SECONDS))
+            answer = self._ask(target, _exchange(message))
             assert isinstance(answer, ReadDone)
             counts.append(answer.samples)
         return min(counts)
@@ -327,6 +511,53 @@ class LiveRun:
         deadline = time.monotonic() + seconds
         while any(shard.waiting_samples for shard in self.status().shards) and time.monotonic() < deadline:
             time.sleep(0.05)
+
+    # --- snapshots ---------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Begin to write a snapshot, unless one is being written."""
+        if self._saving is None:
+            number = next_number(self._spec.snapshots)
+            shards = [address for address in self._servers if address.role is Role.SHARD]
+            self._saving = _Saving(number, {self._servers[each].save.remote(number): each for each in shards})
+
+    def save_now(self, seconds: float) -> None:
+        """Write one to its end, unless that takes longer."""
+        deadline = time.monotonic() + seconds
+        self._saved_by(deadline)  # one that is being written is older than now
+        self.save()
+        self._saved_by(deadline)
+
+    def _saved_by(self, deadline: float) -> None:
+        while self._saving is not None and time.monotonic() < deadline:
+            self._keep_saving()
+            time.sleep(MEND_SECONDS)
+
+    def _keep_saving(self) -> None:
+        """Go on with the snapshot that is being written. One that fails is given up, and the run goes on without."""
+        if (saving := self._saving) is None:
+            return
+        done, _ = ray.wait(list(saving.calls), num_returns=len(saving.calls), timeout=0)
+        try:
+            for call in done:
+                address = saving.calls.pop(call)
+                saving.sha256[str(address)] = ray.get(call)
+            if saving.calls:
+                return
+            if str(AVERAGER) not in saving.sha256:
+                saving.calls[self._servers[AVERAGER].save.remote(saving.number)] = AVERAGER
+                return
+            manifest = Manifest(saving.number, self._spec.layout.fingerprint(), saving.sha256)
+            publish(self._spec.snapshots, manifest, self._spec.snapshot.keep)
+        except ray.exceptions.RayActorError:
+            withdraw(self._spec.snapshots, saving.number)  # the next one will do
+        except (ray.exceptions.RayError, OSError) as error:
+            withdraw(self._spec.snapshots, saving.number)
+            why = getattr(error, "cause", None) or error
+            self._notes.append(f"snapshot {saving.number} could not be written ({why}); the run goes on without")
+        self._saving = None
+
+    # --- evaluation --------------------------------------------------------------------------------------------------
 
     def evaluate(self, weights_N: Tensor) -> None:
         """Begin to evaluate these weights beside the run; `evaluation` has the result when it is there."""
@@ -352,7 +583,7 @@ class LiveRun:
 
     def close(self) -> None:
         """End every actor; journals are closed first. Never raises: it also ends what failed."""
-        for actor, _ in self._hosts.values():
+        for actor, *_ in self._hosts.values():
             actor.stop.remote()
         with suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
             ray.wait(
@@ -364,7 +595,7 @@ class LiveRun:
         for peer in self._peers.values():
             self._loop.run(peer.close())
         self._loop.close()
-        for actor in [*self._servers.values(), *(actor for actor, _ in self._hosts.values()), self._evaluator]:
+        for actor in [*self._servers.values(), *(actor for actor, *_ in self._hosts.values()), self._evaluator]:
             if actor is not None:
                 ray.kill(actor)
 
@@ -376,9 +607,18 @@ def _tensor(vector_N: npt.NDArray[np.float32]) -> Tensor:
     return copy_N
 
 
+def _exchange(message: Read) -> Callable[[Peer], Coroutine[Any, Any, Message]]:
+    return lambda peer: peer.exchange(message, CALL_SECONDS)
+
+
+def _cause(error: Exception) -> Any:
+    """What an actor raised, if this is how Ray tells of it."""
+    return getattr(error, "cause", None)
+
+
 def _failure(what: str, error: Exception) -> DistbeliefError:
     """One line for a person out of what Ray raised."""
-    cause = getattr(error, "cause", None)
+    cause = _cause(error)
     if isinstance(cause, DistbeliefError):
         return cause
     if isinstance(cause, MemoryError):

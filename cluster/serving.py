@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import time  # noqa: TID251 -- the live clock
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,43 +17,96 @@ from cluster.host import Connections, WorkerHost, Write, host_journal
 from cluster.injection import Injection, injection
 from cluster.machines import build_averager, build_batches, build_computation, build_ledger, build_program, build_shard
 from cluster.spec import RunSpec
-from ps.messages import AVERAGER, LEDGER, Address, Role, Wire
-from ps.wire.files import SUFFIX, JournalWriter
+from ps.journal import Record, ShardOpened
+from ps.messages import AVERAGER, JOURNAL, LEDGER, Address, Role, Wire, WorkerLost
+from ps.shard import Outbox
+from ps.states import AveragerState, ShardState
+from ps.wire.files import SUFFIX, JournalWriter, read_journal
 from ps.wire.server import Gate, MachineServer
+from ps.wire.snapshots import Found, newest
 from workers.arithmetic import arithmetic
 
 TICK_SECONDS = 1.0
 
 
-def serve_shard(spec: RunSpec, index: int, weights_N: Tensor) -> MachineServer:
-    """One shard, with these initial weights (which it owns from here on), not listening yet."""
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A machine's server, not listening yet. `notes`: what a person should know of how it came back, a line each."""
+
+    server: MachineServer
+    notes: tuple[str, ...] = ()
+
+
+def serve_shard(spec: RunSpec, index: int, weights_N: Tensor, again: bool = False) -> Served:
+    """One shard, with these initial weights (which it owns from here on).
+
+    Args:
+        again: It served before: it takes up its newest state, or begins once more if there is none.
+    """
     torch.set_num_threads(1)
-    shard = build_shard(spec, index, weights_N)
-    journal = _journal(spec, Address(Role.SHARD, index))
+    shard, found = build_shard(spec, index, weights_N), Found(0, None, ())
+    address = Address(Role.SHARD, index)
+    says: Outbox = []
+    if again:
+        openings = [record.version for record in _written(spec, address) if isinstance(record, ShardOpened)]
+        found = newest(spec.snapshots, str(address), spec.layout.fingerprint())
+        state = found.state or shard.state()
+        assert isinstance(state, ShardState)
+        shard.recall(state, (*openings, state.version))
+        says = shard.rejoin()
+    journal = _journal(spec, address, again)
     now = time.time()
-    journal.write([arithmetic(now, 1), shard.opened(now)])
+    journal.write([arithmetic(now, 1), shard.opened(now, found.number)])
     gate = Gate(spec.token, {index: spec.elements[index]}, spec.identity)
-    return MachineServer(
-        shard, gate, journal, time.time, interference=_injection(spec, f"shard-{index}", journal.write)
-    )
+    interference = _injection(spec, str(address), journal.write)
+    server = MachineServer(shard, gate, journal, time.time, interference=interference, says=says)
+    return Served(server, found.damaged)
 
 
-def serve_ledger(spec: RunSpec) -> MachineServer:
-    """The ledger, not listening yet."""
-    ledger, journal = build_ledger(spec), _journal(spec, LEDGER)
-    journal.write([ledger.opened(time.time())])
+def serve_ledger(spec: RunSpec, again: bool = False, alone: bool = False) -> Served:
+    """The ledger.
+
+    Args:
+        again: It served before: it reads its journal.
+        alone: All workers of that time are gone.
+    """
+    ledger, now = build_ledger(spec), time.time()
+    says: Outbox = []
+    if again:
+        ledger.recall(_written(spec, LEDGER))
+    journal = _journal(spec, LEDGER, again)
+    journal.write([ledger.opened(now)])
+    if again:
+        says = ledger.rejoin(now)
+        for worker in ledger.workers if alone else ():
+            says += ledger.handle(now, WorkerLost(worker))
+        journal.write([item for to, item in says if to == JOURNAL])  # type: ignore[misc]  # they are records
     gate = Gate(spec.token, {}, spec.identity)
-    return MachineServer(ledger, gate, journal, time.time, TICK_SECONDS, _injection(spec, str(LEDGER), journal.write))
+    said = [(to, item) for to, item in says if to != JOURNAL]
+    interference = _injection(spec, str(LEDGER), journal.write)
+    return Served(MachineServer(ledger, gate, journal, time.time, TICK_SECONDS, interference, said))
 
 
-def serve_averager(spec: RunSpec) -> MachineServer:
-    """The averager, not listening yet."""
+def next_worker(spec: RunSpec) -> int:
+    """The least id that no worker of this run has had, by the ledger's journal."""
+    ledger = build_ledger(spec)
+    ledger.recall(_written(spec, LEDGER))
+    return ledger.status().next_worker
+
+
+def serve_averager(spec: RunSpec, again: bool = False) -> Served:
+    """The averager. `again`: it served before: it takes up its newest state, or begins once more."""
     torch.set_num_threads(1)
+    averager, found = build_averager(spec), Found(0, None, ())
+    if again:
+        found = newest(spec.snapshots, str(AVERAGER), spec.layout.fingerprint())
+        if isinstance(found.state, AveragerState):
+            averager.recall(found.state)
+    journal = _journal(spec, AVERAGER, again)
+    journal.write([averager.opened(time.time(), found.number)])
     gate = Gate(spec.token, dict(enumerate(spec.elements)), spec.identity)
-    journal = _journal(spec, AVERAGER)
-    return MachineServer(
-        build_averager(spec), gate, journal, time.time, interference=_injection(spec, str(AVERAGER), journal.write)
-    )
+    interference = _injection(spec, str(AVERAGER), journal.write)
+    return Served(MachineServer(averager, gate, journal, time.time, interference=interference), found.damaged)
 
 
 def worker_host(
@@ -95,8 +150,18 @@ def default_turns(spec: RunSpec) -> int:
     return spec.cluster.turns or max(1, len(os.sched_getaffinity(0)) // spec.cluster.threads)
 
 
-def _journal(spec: RunSpec, actor: Address) -> JournalWriter:
-    return JournalWriter(spec.journal / f"{actor}{SUFFIX}", spec.run, str(actor))
+def _path(spec: RunSpec, actor: Address) -> Path:
+    return spec.journal / f"{actor}{SUFFIX}"
+
+
+def _journal(spec: RunSpec, actor: Address, again: bool = False) -> JournalWriter:
+    return JournalWriter(_path(spec, actor), spec.run, str(actor), again=again)
+
+
+def _written(spec: RunSpec, actor: Address) -> Iterator[Record]:
+    """What an actor wrote down so far."""
+    path = _path(spec, actor)
+    return read_journal(path) if path.exists() else iter(())
 
 
 def _injection(spec: RunSpec, actor: str, write: Write) -> Injection | None:

@@ -76,6 +76,26 @@ class ClusterSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotSettings:
+    """When a live run writes down what its shards and its averager remember.
+
+    Attributes:
+        every_seconds: Between two sets; 0 for never.
+        every_updates: Likewise in updates of a shard; 0 for never. Whichever comes first.
+        keep: Sets that are kept.
+    """
+
+    every_seconds: float = 30.0
+    every_updates: int = 0
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.every_seconds >= 0, "snapshot.every_seconds", self.every_seconds, "0 (never) or seconds")
+        require(self.every_updates >= 0, "snapshot.every_updates", self.every_updates, "0 (never) or updates")
+        require(self.keep >= 1, "snapshot.keep", self.keep, "at least 1 set")
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """One run.
 
@@ -102,6 +122,7 @@ class RunSpec:
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     program: ProgramSettings = field(default_factory=ProgramSettings)
+    snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     identity: Identity | None = None
     faults: FaultPlan = field(default_factory=FaultPlan)
 
@@ -123,6 +144,10 @@ class RunSpec:
     @property
     def journal(self) -> Path:
         return self.folder / "journal"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.folder / "snapshots"
 
     @property
     def unreadable(self) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 import tomli_w
 
 from cluster.model import SimulateSettings
-from cluster.spec import ClusterSettings
+from cluster.spec import ClusterSettings, SnapshotSettings
 from distbelief.policy import OneWorker
 from ps.averager import AverageSettings
 from ps.consistency import ConsistencySettings
@@ -97,6 +97,7 @@ class Config:
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     program: ProgramSettings = field(default_factory=ProgramSettings)
+    snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     simulate: SimulateSettings = field(default_factory=SimulateSettings)
 
     @classmethod

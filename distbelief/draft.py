@@ -86,6 +86,7 @@ def draft(config: Config) -> Draft:
         correction=config.correction,
         consistency=config.consistency,
         program=config.program,
+        snapshot=config.snapshot,
     )
     if isinstance(dataset, OwnData):
         check_data(dataset)

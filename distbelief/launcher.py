@@ -30,6 +30,7 @@ from distbelief.summary import Outcomes, summarise
 from distbelief.watch import ORDERLY_SECONDS, Watch
 from ps.errors import RunFailed
 from ps.ledger import Ending
+from ps.messages import Address
 from ps.wire import tls
 from ps.wire.tls import Identity
 from workers.datasets import load
@@ -210,7 +211,8 @@ class _Launch:
                     "total_samples": self._spec.plan.samples,
                     "join": join,
                 }
-                rundir.write_connection(self._spec.folder, self._spec.token, live.targets, facts, self._spec.identity)
+                self._connected(live.targets, facts)
+                live.moved.append(lambda targets: self._connected(targets, facts))
                 self._interrupts.orderly = True
                 classes = len(self._traits.classes)
                 watch = Watch(self._config, self._spec, classes, live, self._view, self._seconds)
@@ -219,10 +221,16 @@ class _Launch:
                 finally:
                     watch.close()
                 self._ending, self._message = watch.ending()
+            if self._ending is not Ending.COMPLETED:
+                self._view.phase("writing a snapshot")
+                live.save_now(ORDERLY_SECONDS)
             self._view.phase("writing the weights")
             self._save(live)
         finally:
             live.close()
+
+    def _connected(self, targets: dict[Address, str], facts: dict[str, int | str]) -> None:
+        rundir.write_connection(self._spec.folder, self._spec.token, targets, facts, self._spec.identity)
 
     def _save(self, live: LiveRun) -> None:
         """Write latest and average; before the first averaged version the average is the latest."""

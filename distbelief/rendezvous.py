@@ -68,6 +68,7 @@ def gateway(spec: RunSpec, live: LiveRun, data: str) -> Iterator[str]:
     invitation = Invitation(spec.run, config, version("distbelief"), spec.layout.size, data)
     gate = Gateway(invitation, spec.token, door, spec.identity, live.joiners, spec.journal)
     gate.connect(live.targets)
+    live.moved.append(gate.connect)
     host, _, port = spec.cluster.join.rpartition(":")
     try:
         address = gate.start(host or live.address, int(port or 0))

@@ -12,11 +12,11 @@ from typing import Any
 from distbelief.conservation import Conservation
 from distbelief.histogram import mean, percentile
 from distbelief.rundir import JOURNAL, SUMMARY
-from ps.intervals import IntervalSet
 from ps.journal import (
     LeaseDiscarded,
     LeaseFinished,
     LeaseGranted,
+    LeaseReturned,
     PushHandled,
     RoundApplied,
     SampleSkipped,
@@ -29,15 +29,24 @@ from ps.wire.files import journal_digest, journals, read_journal, write_whole
 from workers.evaluation import Evaluation
 
 
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    """What made one version of a shard: when, of which leases, how stale each was."""
+
+    now: float
+    leases: tuple[int, ...]
+    staleness: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Account:
-    """What the journals of a run say, added up. Times in seconds, on the clock that the journals were written by."""
+    """What the journals of a run say, added up, without what a shard applied and lost again. Times in seconds, on the
+    clock that the journals were written by.
+    """
 
-    applied: dict[str, IntervalSet] = field(default_factory=dict)
-    staleness: Counter[int] = field(default_factory=Counter)
-    opened: Counter[int] = field(default_factory=Counter)
+    history: dict[str, list[_Applied]] = field(default_factory=dict)  # per shard, by version
+    whole: bool = True  # each shard's journal begins at its beginning, and goes on from what it has
     finished: set[int] = field(default_factory=set)
-    updated: dict[int, float] = field(default_factory=dict)  # lease to when it was last applied on a shard
     duplicates: int = 0
     skipped_versions: int = 0
     grants: int = 0
@@ -45,7 +54,7 @@ class Account:
     discarded: int = 0
     granted: set[int] = field(default_factory=set)
     losses: list[tuple[float, int]] = field(default_factory=list)
-    skipped_examples: int = 0
+    skipped: dict[int, int] = field(default_factory=dict)  # lease to its unreadable examples
     seconds: Counter[str] = field(default_factory=Counter)
     conservation: Conservation = field(default_factory=Conservation)
 
@@ -63,16 +72,13 @@ class Account:
     def _add(self, actor: str, record: object) -> None:
         match record:
             case ShardOpened():
-                self.opened[record.shard] += 1
+                made = self.history.setdefault(actor, [])
+                self.whole &= record.version <= len(made)
+                del made[record.version :]
             case PushHandled(outcome=Outcome.APPLIED):
-                self.applied.setdefault(actor, IntervalSet()).add(record.lease)
-                self.staleness[record.staleness] += 1
-                self.updated[record.lease] = max(self.updated.get(record.lease, -math.inf), record.now)
+                self.history.setdefault(actor, []).append(_Applied(record.now, (record.lease,), (record.staleness,)))
             case RoundApplied():
-                for lease in record.leases:
-                    self.applied.setdefault(actor, IntervalSet()).add(lease)
-                    self.updated[lease] = max(self.updated.get(lease, -math.inf), record.now)
-                self.staleness.update(record.staleness)
+                self.history.setdefault(actor, []).append(_Applied(record.now, record.leases, record.staleness))
             case PushHandled(outcome=Outcome.DUPLICATE):
                 self.duplicates += 1
             case LeaseDiscarded():
@@ -86,23 +92,45 @@ class Account:
             case LeaseFinished():
                 self.finished.add(record.lease)
                 self.losses.append((record.loss, record.samples - record.skipped))
-                self.skipped_examples += record.skipped
+                self.skipped[record.lease] = record.skipped
+            case LeaseReturned():
+                self.finished.discard(record.lease)
             case WorkerTimed():
                 for name in ("lease", "turn", "decode", "compute", "exchange"):
                     self.seconds[name] += getattr(record, f"{name}_seconds")
 
+    @property
+    def applied(self) -> dict[str, set[int]]:
+        """Per shard, the leases that are on it."""
+        return {actor: {lease for each in made for lease in each.leases} for actor, made in self.history.items()}
+
+    @property
+    def staleness(self) -> Counter[int]:
+        """Over all pairs of a lease and a shard."""
+        return Counter(tau for made in self.history.values() for each in made for tau in each.staleness)
+
+    @property
+    def updated(self) -> dict[int, float]:
+        """Lease to when it was last applied on a shard."""
+        latest: dict[int, float] = {}
+        for made in self.history.values():
+            for each in made:
+                for lease in each.leases:
+                    latest[lease] = max(latest.get(lease, -math.inf), each.now)
+        return latest
+
     def everywhere(self, shards: int, leases: int) -> list[int]:
         """Leases applied on every shard."""
-        sets = list(self.applied.values())
-        return [lease for lease in range(leases) if all(lease in held for held in sets)] if len(sets) == shards else []
+        held = list(self.applied.values())
+        return sorted(set.intersection(*held) & set(range(leases))) if len(held) == shards else []
 
     def replayable(self, shards: int) -> bool:
-        """Whether the journals are enough to run it all again: every shard's, from its one beginning, with everything
-        in it that the ledger knows to be there.
+        """Whether the journals are enough to run it all again: every shard's, from its beginning, with everything in it
+        that the ledger knows to be there.
         """
-        sets = [self.applied.get(f"shard-{shard}", IntervalSet()) for shard in range(shards)]
-        whole = all(lease in held for held in sets for lease in self.finished)
-        return self.opened == Counter(range(shards)) and whole
+        held = self.applied
+        names = [f"shard-{shard}" for shard in range(shards)]
+        return self.whole and all(name in held and self.finished <= held[name] for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +156,8 @@ def summarise(folder: Path, plan: LeasePlan, facts: dict[str, Any], outcomes: Ou
     account = Account.of(folder / JOURNAL)
     done = account.everywhere(facts["shards"], plan.leases)
     samples = sum(plan.lease(id, 0, 0.0).count for id in done)
-    updates = [account.updated[id] for id in done]
+    updated = account.updated
+    updates = [updated[id] for id in done]
     training = max(updates) - min(updates) if updates else 0.0
     summary = {
         **facts,
@@ -148,7 +177,7 @@ def summarise(folder: Path, plan: LeasePlan, facts: dict[str, Any], outcomes: Ou
             "outstanding": len(account.granted.difference(done)),
         },
         "conservation": account.conservation.verdict(facts.get("program", "gradient") == "gradient"),
-        "skipped_examples": account.skipped_examples,
+        "skipped_examples": sum(account.skipped.values()),
         "skipped_average_versions": account.skipped_versions,
         "train_loss": _last_epoch(account.losses, plan.leases_per_epoch),
         "worker_seconds": {name: round(seconds, 3) for name, seconds in sorted(account.seconds.items())},

@@ -73,13 +73,14 @@ class ShardCount:
 @dataclass(slots=True)
 class LedgerCount:
     """What the ledger's journal says: grants in all, grants of leases that had been granted before, leases that came
-    back, leases called finished.
+    back, leases called finished; of those that came back, finished ones that a shard had lost.
     """
 
     granted: int = 0
     granted_again: int = 0
     returned: int = 0
     finished: int = 0
+    reopened: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,7 @@ class _Ledger:
         for record in records:
             match record:
                 case LedgerOpened():
+                    self.stopped_by = ""
                     self.plan = LeasePlan(
                         record.examples, record.batch_size, record.epochs, record.seed, record.batches
                     )
@@ -160,10 +162,13 @@ class _Ledger:
                     self.count.granted_again += record.attempt > 0
                 case LeaseReturned():
                     self.count.returned += 1
+                    if self.finished.discard(record.lease):
+                        self.count.reopened += 1
                 case LeaseFinished():
-                    self.count.finished += self.finished.add(record.lease)
+                    self.finished.add(record.lease)
                 case LedgerStopped():
                     self.stopped_by = record.reason
+        self.count.finished = len(self.finished)
 
 
 @dataclass(slots=True)
@@ -273,7 +278,8 @@ def _lines(found: Verification) -> list[str]:
     ledger = found.ledger
     lines.append(
         f"ledger: {ledger.granted:,} grants, {ledger.granted_again:,} of them again, "
-        f"{ledger.returned:,} leases came back, {ledger.finished:,} finished"
+        f"{ledger.returned:,} leases came back, {ledger.reopened:,} of them because a shard had lost them, "
+        f"{ledger.finished:,} finished"
     )
     lines += found.problems[:SHOWN]
     if len(found.problems) > SHOWN:

@@ -53,6 +53,7 @@ class Watch:
         self._evaluating_since: float | None = None
         self._spent = EVALUATOR_START_SECONDS  # core-seconds that evaluation has cost or is about to
         self._evaluated_updates = 0
+        self._saved_at, self._saved_updates = self._began, 0
 
     def until_ended(self, interrupted: Callable[[], bool]) -> None:
         """Return when no worker runs any more."""
@@ -66,6 +67,9 @@ class Watch:
                     next_metrics = now + METRICS_SECONDS
                     self._log.moment(self._moment, self._status)
             self._evaluate(now)
+            self._save(now)
+            for note in self._live.notes():
+                self._view.say(f"note: {note}")
             if self._stop_at is None and (reason := self._reason_to_stop(now, interrupted())):
                 self._stop_at = now
                 self._live.stop(reason)
@@ -116,6 +120,15 @@ class Watch:
         if run.target_error and error is not None and error <= run.target_error:
             return Ending.TARGET
         return None
+
+    def _save(self, now: float) -> None:
+        """Begin a snapshot when one is due."""
+        chosen = self._config.snapshot
+        updates = max((shard.version for shard in self._status.shards), default=0) if self._status else 0
+        late = 0 < chosen.every_seconds <= now - self._saved_at
+        if late or 0 < chosen.every_updates <= updates - self._saved_updates:
+            self._saved_at, self._saved_updates = now, updates
+            self._live.save()
 
     def _evaluate(self, now: float) -> None:
         """Keep an evaluation of the average going, as far as its share of the compute allows."""

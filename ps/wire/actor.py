@@ -15,9 +15,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ps.errors import PeerLost, PeerRefused, RunFailed
+from ps.journal import Record
 from ps.messages import (
     JOURNAL,
     LEDGER,
@@ -43,6 +44,7 @@ from ps.messages import (
     WhoHas,
 )
 from ps.shard import Outbox
+from ps.states import State
 from ps.wire.client import Peer
 from ps.wire.codec import Status
 from ps.wire.files import JournalWriter
@@ -63,6 +65,14 @@ class Machine(Protocol):
     def status(self) -> Status: ...
 
 
+@runtime_checkable
+class Lasting(Protocol):
+    """A machine whose state can be saved."""
+
+    def state(self) -> State: ...
+    def saved(self, now: float, snapshot: int) -> Record: ...
+
+
 class Superseded(Exception):  # noqa: N818 -- it says what happened, to whom it matters
     """The same question was asked again, on another call, which gets the answer."""
 
@@ -74,16 +84,21 @@ class Actor:
         machine: The state machine; only this object calls it from here on. A shard's `together` is used if it has one.
         journal: Its journal; written and closed here.
         clock: Seconds; the `now` of every message.
+        says: What the machine has to say as soon as it knows where the others are.
     """
 
-    def __init__(self, machine: Machine, journal: JournalWriter, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, machine: Machine, journal: JournalWriter, clock: Callable[[], float], says: Outbox | None = None
+    ) -> None:
+        self._says = says or []
         self._machine = machine
         self._together: _Together = getattr(machine, "together", nullcontext)
         self._journal = journal
         self._clock = clock
         self._asked: dict[tuple[Address, int], asyncio.Future[Message]] = {}
         self._arrived: list[tuple[Exchange, asyncio.Future[Message]]] = []  # exchanges that are not handled yet
-        self._peers: Mapping[Address, Peer] = {}
+        self._peers: dict[Address, Peer] = {}
+        self._left: list[Peer] = []  # connections to where an actor is not any more
         self._errands: set[asyncio.Task[None]] = set()
         self._failure: RunFailed | None = None  # set once: from then on every message is refused
 
@@ -97,8 +112,29 @@ class Actor:
         return (asker, number) in self._asked
 
     def connect(self, peers: Mapping[Address, Peer]) -> None:
-        """Say where the actors are that the machine sends messages to."""
-        self._peers = peers
+        """Say where the actors are that the machine sends messages to, or where one of them is by now."""
+        self._left += [self._peers[to] for to in peers if to in self._peers]
+        self._peers |= peers
+        says, self._says = self._says, []
+        self._dispatch(says)
+
+    def save(self, snapshot: int) -> State:
+        """The machine's state as of now, which its journal says became this snapshot.
+
+        Raises:
+            TypeError: Not of a machine whose state can be saved.
+            RunFailed: The journal is broken.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if not isinstance(self._machine, Lasting):
+            raise TypeError(f"{type(self._machine).__name__}: got a call to save it, expected a shard or the averager")
+        self._recorded([(JOURNAL, self._machine.saved(self._clock(), snapshot))])
+        return self._machine.state()
+
+    def sync_journal(self) -> None:
+        """Make durable what was recorded; from any thread."""
+        self._journal.sync()
 
     def status(self) -> Status:
         return self._machine.status()
@@ -107,7 +143,7 @@ class Actor:
         """Give up what is on its way and hang up. The journal stays open until `close_journal`."""
         for errand in self._errands:
             errand.cancel()
-        for peer in self._peers.values():
+        for peer in [*self._peers.values(), *self._left]:
             await peer.close()
 
     def close_journal(self) -> None:
@@ -205,8 +241,8 @@ class Actor:
 
     async def _send(self, to: Address, message: Any) -> None:
         """Send a message to another actor until it is answered; handle the answer."""
-        peer = self._peers[to]
         while True:
+            peer = self._peers[to]  # it may be elsewhere by now
             try:
                 if isinstance(message, Exchange | Sample | Read):
                     answer: Message | None = await peer.exchange(message, SEND_SECONDS)

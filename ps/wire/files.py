@@ -79,12 +79,12 @@ class JournalWriter:
             view = view[os.write(self._file, view) :]
 
     def sync(self) -> None:
-        """Make durable what was written."""
-        self._flush()
+        """Make durable what reached the kernel. May be called while another thread writes."""
         os.fsync(self._file)
 
     def close(self) -> None:
         """Make the journal durable and close it."""
+        self._flush()
         self.sync()
         os.close(self._file)
 
@@ -143,6 +143,16 @@ def _bodies(path: Path) -> Iterator[tuple[int, bytes]]:
 def journals(folder: Path) -> list[Path]:
     """A run's journal files, sorted by name."""
     return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def run_of(path: Path) -> str:
+    """The run that a journal is of. Raises JournalDamaged if it does not say."""
+    for at, body in _bodies(path):
+        record = decode_record(body)
+        if isinstance(record, pb.Header):
+            return record.run
+        raise JournalDamaged(f"{path}: byte {at}: got {type(record).__name__}, expected a header at the start")
+    raise JournalDamaged(f"{path}: got no header, expected one at the start")
 
 
 def journal_digest(folder: Path) -> str:

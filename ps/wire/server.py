@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import grpc
@@ -30,6 +30,8 @@ from ps.messages import (
     Sample,
 )
 from ps.rounding import DTYPES, nearest
+from ps.shard import Outbox
+from ps.states import State
 from ps.wire import parameter_server_pb2 as pb
 from ps.wire.actor import Actor, Machine, Superseded
 from ps.wire.admission import Admission, hear_out
@@ -57,6 +59,7 @@ CALLS_AT_ONCE = 8  # calls that hold buffers; others wait unread, and flow contr
 log = logging.getLogger("distbelief.wire")
 
 
+T = TypeVar("T")
 Carry = Callable[[Message], Awaitable[Message | None]]
 
 
@@ -93,6 +96,7 @@ class MachineServer:
         clock: Seconds; the `now` of every message.
         tick_seconds: Period of Tick messages; 0 for none.
         interference: What calls pass on their way to the machine.
+        says: What the machine has to say as soon as it knows where the others are.
     """
 
     def __init__(
@@ -103,8 +107,9 @@ class MachineServer:
         clock: Callable[[], float],
         tick_seconds: float = 0.0,
         interference: Interference | None = None,
+        says: Outbox | None = None,
     ) -> None:
-        self._actor = Actor(machine, journal, clock)
+        self._actor = Actor(machine, journal, clock, says)
         self._gate = gate
         self._tick_seconds = tick_seconds
         self._interference = interference
@@ -139,7 +144,7 @@ class MachineServer:
         return f"{host}:{port}"
 
     def connect(self, targets: Mapping[Address, str]) -> None:
-        """Say where the actors are that this machine sends messages to."""
+        """Say where the actors are that this machine sends messages to, or where one of them is by now."""
 
         def connect() -> None:
             token, identity = self._gate.token, self._gate.identity
@@ -150,6 +155,17 @@ class MachineServer:
     def deliver(self, message: Message) -> None:
         """Hand the machine a message from within this process."""
         self._loop.call(lambda: self._actor.deliver(message))
+
+    def save(self, snapshot: int, write: Callable[[State], T]) -> T:
+        """Let `write` have the machine's state as of one moment; exchanges wait for the copy and not for `write`.
+
+        Raises:
+            RunFailed: The machine or its journal is broken.
+            OSError: The journal cannot be made durable; or what `write` raises.
+        """
+        state = self._loop.call(lambda: self._actor.save(snapshot))
+        self._actor.sync_journal()
+        return write(state)
 
     def stop(self) -> None:
         """End all calls, close the journal, stop listening."""

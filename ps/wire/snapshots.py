@@ -33,13 +33,11 @@ class Manifest:
     Attributes:
         number: Of the set, from 1.
         layout: Fingerprint of the layout that the shards are cut by.
-        versions: Each shard's.
         sha256: Per actor, of its state.
     """
 
     number: int
     layout: str
-    versions: tuple[int, ...]
     sha256: Mapping[str, str]
 
 
@@ -98,7 +96,7 @@ def manifests(folder: Path) -> Iterator[Manifest | str]:
             text = json.loads(path.read_bytes())
             if text.pop("format") != FORMAT:
                 raise ValueError(f"unknown format, expected {FORMAT}")
-            yield Manifest(**text | {"versions": tuple(text["versions"])})
+            yield Manifest(**text)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             yield f"{path}: damaged ({error})"
 

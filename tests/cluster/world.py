@@ -72,10 +72,10 @@ def served(folder: Path, **values: object) -> Iterator[World]:
     prepared = prepare(config)
     spec = prepared.spec
     servers = {
-        Address(Role.SHARD, shard): serving.serve_shard(spec, shard, prepared.weights_N[spec.bounds[shard]].clone())
-        for shard in range(spec.layout.shards)
+        Address(Role.SHARD, shard): serving.serve_shard(spec, shard, prepared.weights_N[bound].clone()).server
+        for shard, bound in enumerate(spec.bounds)
     }
-    servers |= {LEDGER: serving.serve_ledger(spec), AVERAGER: serving.serve_averager(spec)}
+    servers |= {LEDGER: serving.serve_ledger(spec).server, AVERAGER: serving.serve_averager(spec).server}
     targets = {address: server.start("127.0.0.1") for address, server in servers.items()}
     for address, server in servers.items():
         known = {to for to in targets if to.role is Role.SHARD} if address == LEDGER else {AVERAGER} - {address}

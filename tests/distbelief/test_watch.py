@@ -125,6 +125,12 @@ class Run:
         out_N.fill_(self._clock.now)
         return int(self._clock.now - BEGAN >= self._script.averaged_from)
 
+    def save(self) -> None:
+        self.saved.append(self._clock.now - BEGAN)
+
+    def notes(self) -> list[str]:
+        return [self._notes.pop()] if self._notes else []
+
     def evaluate(self, weights_N: Tensor) -> None:
         self.evaluated.append(self._clock.now - BEGAN)
         self.weights.append(weights_N.clone())

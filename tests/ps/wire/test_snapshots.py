@@ -20,7 +20,7 @@ def state(number: int) -> AveragerState:
 
 def write(folder: Path, number: int, keep: int = 2, layout: str = "cut") -> None:
     sha256 = {actor: write_state(folder, number, actor, state(number)) for actor in ACTORS}
-    publish(folder, Manifest(number, layout, (number,), sha256), keep)
+    publish(folder, Manifest(number, layout, sha256), keep)
 
 
 def found(folder: Path, layout: str = "cut") -> tuple[int, tuple[str, ...]]:
