@@ -31,6 +31,20 @@ TAKEN = (Outcome.APPLIED, Outcome.STAGED)
 Attempt = tuple[int, int]  # lease, attempt: what one gradient is computed for
 
 
+def first_opening(folder: Path) -> LedgerOpened:
+    """How a run's ledger began.
+
+    Raises:
+        RunFailed: The run never began.
+        JournalDamaged: The ledger's journal is no journal.
+    """
+    path = folder / f"ledger{SUFFIX}"
+    for record in read_journal(path) if path.exists() else ():
+        if isinstance(record, LedgerOpened):
+            return record
+    raise RunFailed(f"{folder}: got no ledger's journal with an opening record, expected one")
+
+
 @dataclass(slots=True)
 class Recording:
     """What the journals of one run say.

@@ -149,6 +149,26 @@ def launch(assignments: tuple[str, ...], debug: bool, **given: object) -> int:
 
 
 @commands.command()
+@click.argument("run", type=DIRECTORY, metavar="RUN")
+@click.option("--workers", type=COUNT, help="Another number of workers (else as many as it was started with).")
+@debug_option
+def resume(run: Path, workers: int | None, debug: bool) -> int:
+    """Take up a run that was killed, interrupted or stopped early.
+
+    From its newest whole snapshot and its journals: what was applied stays
+    applied, and every example still counts exactly once.
+
+    \b
+    Examples:
+      distbelief resume runs/digits-20260729-101530
+      distbelief resume runs/digits-20260729-101530 --workers 16
+    """
+    from distbelief.resume import resume_command
+
+    return resume_command(run, workers)
+
+
+@commands.command()
 @click.argument("runs", nargs=-1, required=True, type=DIRECTORY, metavar="RUN...")
 @weights_option
 @crops_option

@@ -63,7 +63,11 @@ def run_from_command_line(options: Mapping[str, object], texts: tuple[str, ...],
     values = dict(options)
     file = values.pop("config", None)
     config = Config.of({**assignments(texts), **values}, Path(str(file)) if file else None)
-    summary = launch(config, started=max(psutil.Process().create_time(), BEGAN))
+    return exit_code(launch(config, started=max(psutil.Process().create_time(), BEGAN)))
+
+
+def exit_code(summary: Mapping[str, Any]) -> int:
+    """Of a command whose run ended like this. Raises RunFailed if it did not end well."""
     if summary["stopped_by"] == Ending.SIGNAL.value:
         return AT_ONCE
     if summary["stopped_by"] in (Ending.DIVERGED.value, Ending.FAILED.value):
@@ -105,10 +109,11 @@ def launch(
         try:
             config = own.given(config, model, dataset, loss)
             prepared = prepare(config)
-            view.begin(_facts(config, prepared))
+            view.begin(shown(config, prepared))
             for note in prepared.notes:
                 view.say(f"note: {note}")
-            return _Launch(config, prepared, view, interrupts, started).run()
+            with rundir.held(prepared.spec.folder):
+                return Launch(config, prepared, view, interrupts, started).run()
         finally:
             view.close()
 
@@ -124,7 +129,7 @@ def prepare(config: Config) -> Prepared:
         drafted.spec,
         run=f"{stamp}-{secrets.token_hex(4)}",
         token=secrets.token_hex(32),
-        identity=_identity(config.cluster),
+        identity=identity_of(config.cluster),
         faults=faults,
     )
     if config.cluster.address == "local":
@@ -137,13 +142,15 @@ def prepare(config: Config) -> Prepared:
     return Prepared(spec, drafted.weights_N, traits, facts, drafted.notes)
 
 
-def _identity(cluster: ClusterSettings) -> Identity | None:
+def identity_of(cluster: ClusterSettings) -> Identity | None:
+    """What a run's actors prove themselves with: as given, or made for it. Raises BadInput."""
     if cluster.certificate:
         return tls.given(Path(cluster.certificate), Path(cluster.key))
     return tls.made() if cluster.tls else None
 
 
-def _facts(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
+def shown(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
+    """What a person is told of a run before it starts."""
     spec = prepared.spec
     rule = f"{config.rule.rule}, rate {config.schedule.rate:g} ({config.schedule.kind})"
     if config.rule.rule in ("momentum", "nesterov"):
@@ -167,10 +174,23 @@ def _facts(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
     ]
 
 
-class _Launch:
-    """One live run from start to summary."""
+class Launch:
+    """One live run from start to summary.
 
-    def __init__(self, config: Config, prepared: Prepared, view: View, interrupts: Interrupts, started: float) -> None:
+    Args:
+        started: When this process was asked for it, seconds since 1970.
+        first: When the run was begun, if this process takes it up again.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        prepared: Prepared,
+        view: View,
+        interrupts: Interrupts,
+        started: float,
+        first: float | None = None,
+    ) -> None:
         self._config = config
         self._spec = prepared.spec
         self._weights_N = prepared.weights_N
@@ -178,7 +198,7 @@ class _Launch:
         self._facts = prepared.facts
         self._view = view
         self._interrupts = interrupts
-        self._started = started
+        self._started, self._first = started, first
         self._hashes: dict[str, str] = {}
         self._ending, self._message = Ending.FAILED, ""
 
@@ -197,7 +217,7 @@ class _Launch:
 
             with connected(address, temporary):
                 self._interrupts.reinstall()
-                self._run_on_ray(LiveRun(self._spec, self._weights_N))
+                self._run_on_ray(LiveRun(self._spec, self._weights_N, again=self._first is not None))
 
     def _run_on_ray(self, live: LiveRun) -> None:
         try:
@@ -256,7 +276,7 @@ class _Launch:
         for name in rundir.WEIGHTS:
             weights_N = rundir.read_weights(self._spec.folder / f"{name}.safetensors", self._spec.layout)
             found[name] = _within(limit, evaluator, weights_N), self._hashes[name]
-        outcomes = Outcomes(self._started, time.time(), self._ending.value, self._message, found)
+        outcomes = Outcomes(self._first or self._started, time.time(), self._ending.value, self._message, found)
         summary = summarise(self._spec.folder, self._spec.plan, self._facts, outcomes)
         if broken := complaint(summary["conservation"]):
             self._view.say(broken)

@@ -7,9 +7,12 @@ worker.token       likewise: what a process outside the cluster needs to join it
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +75,22 @@ def config_of(folder: Path) -> Config:
     if not (folder / CONFIG).is_file():
         raise BadInput(f"run: got {folder}, expected a run directory (one with a {CONFIG})")
     return own.beside(Config.of({}, folder / CONFIG), folder)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Let nobody else drive this run meanwhile; a process that is killed lets go. Raises BadInput if somebody does."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadInput(f"run: got {folder}, expected a run directory: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise BadInput(f"run: got {folder}, which goes on; see distbelief status {folder}") from error
+    finally:
+        os.close(descriptor)
 
 
 def write_connection(

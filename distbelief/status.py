@@ -50,7 +50,7 @@ def status_command(run: Path | None, as_json: bool) -> int:
         raise BadInput(
             f"run: got {folder}, expected a run directory (one with a {CONFIG}); see distbelief launch --help"
         )
-    report = _running(folder) or _ended(folder) or Lost(str(folder))
+    report = running(folder) or _ended(folder) or Lost(str(folder))
     click.echo(json.dumps(_without_nan(asdict(report)), allow_nan=False) if as_json else report.text())
     return 1 if isinstance(report, Lost) else 0
 
@@ -216,7 +216,7 @@ class Lost:
 # --- a run that goes on -----------------------------------------------------------------------------------------------
 
 
-def _running(folder: Path) -> Running | None:
+def running(folder: Path) -> Running | None:
     """What the run's actors say; None if there are none."""
     path = folder / CONNECTION
     if (content := _json_object(path)) is None:

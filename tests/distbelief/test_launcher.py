@@ -142,9 +142,7 @@ def test_the_members_of_an_ensemble_share_the_initial_weights_and_nothing_else(t
     assert (len(labels), len(pixels)) == (3, 3)
     assert [run.facts["seed"] for run in runs] == [1, 1, 1]
     assert [run.facts["ensemble_member"] for run in runs] == [0, 1, 2]
-    assert dict(launcher._facts(Config.of({"run.ensemble_member": 2}), runs[2]))["model"].endswith(
-        ", ensemble member 2"
-    )
+    assert dict(launcher.shown(Config.of({"run.ensemble_member": 2}), runs[2]))["model"].endswith(", ensemble member 2")
 
 
 def test_member_0_is_a_plain_run(tmp_path: Path) -> None:
@@ -327,7 +325,7 @@ def test_times_count_from_the_call_unless_told_otherwise(tmp_path: Path, monkeyp
         def run(self) -> dict[str, Any]:
             return {}
 
-    monkeypatch.setattr(launcher, "_Launch", Launch)
+    monkeypatch.setattr(launcher, "Launch", Launch)
     monkeypatch.setattr(launcher.time, "time", lambda: 1234.5)
     distbelief.launch(Config.of({"run.folder": str(tmp_path / "a")}), Noting())
     distbelief.launch(Config.of({"run.folder": str(tmp_path / "b")}), Noting(), started=99.0)
@@ -395,7 +393,7 @@ def test_the_facts_that_a_person_sees_first(tmp_path: Path, monkeypatch: pytest.
     config = Config.of(chosen)
     found = prepare(config)
     monkeypatch.setattr(launcher.memory, "needed_bytes", lambda spec, turns: 3 << 29)
-    facts = dict(launcher._facts(config, found))
+    facts = dict(launcher.shown(config, found))
     assert facts == {
         "run": "r",
         "data": "digits, 1,437 examples, 2 epochs in batches of 32",
@@ -405,7 +403,7 @@ def test_the_facts_that_a_person_sees_first(tmp_path: Path, monkeypatch: pytest.
         "memory": "about 1.5 GiB, if all of it is on one machine",
     }
     sgd = replace(config, rule=replace(config.rule, rule="sgd"))
-    assert dict(launcher._facts(sgd, found))["rule"] == "sgd, rate 0.05 (cosine)"
+    assert dict(launcher.shown(sgd, found))["rule"] == "sgd, rate 0.05 (cosine)"
     local = replace(config, program=ProgramSettings("local", push_every=4), consistency=ConsistencySettings("sync"))
     mode = "consistency sync, program local with 4 batches per lease"
-    assert dict(launcher._facts(local, found))["cluster"] == f"8 workers, 2 shards, address local, {mode}"
+    assert dict(launcher.shown(local, found))["cluster"] == f"8 workers, 2 shards, address local, {mode}"
