@@ -14,13 +14,17 @@ from pathlib import Path
 from ps.errors import RunFailed
 from ps.journal import (
     Arithmetic,
+    AveragerOpened,
+    AveragerSaved,
     LeaseFinished,
     LeaseGranted,
+    LeaseReturned,
     LedgerOpened,
     PushHandled,
     Record,
     RoundApplied,
     SampleAveraged,
+    ShardOpened,
     WorkerExchanged,
     WorkerTimed,
 )
@@ -29,6 +33,7 @@ from ps.wire.files import SUFFIX, journals, read_journal
 
 TAKEN = (Outcome.APPLIED, Outcome.STAGED)
 Attempt = tuple[int, int]  # lease, attempt: what one gradient is computed for
+Averaged = SampleAveraged | AveragerOpened | AveragerSaved
 
 
 def first_opening(folder: Path) -> LedgerOpened:
@@ -55,7 +60,7 @@ class Recording:
         shards: Per shard, its records in order.
         grants: Per lease and attempt, the worker that got it.
         finished: Per lease, what the ledger heard of it.
-        averaged: Per shard, the averager's records in order.
+        averaged: Per shard, the averager's records in order: what it took in, and where it was saved and came back.
         exchanges: Per (worker, exchange, shard), the worker's side of it.
         compute_seconds: Per worker, how long its gradients took, in order.
         exchange_seconds: Of all workers.
@@ -67,7 +72,7 @@ class Recording:
     shards: list[list[Record]] = field(default_factory=list)
     grants: dict[Attempt, int] = field(default_factory=dict)
     finished: dict[int, LeaseFinished] = field(default_factory=dict)
-    averaged: dict[int, list[SampleAveraged]] = field(default_factory=lambda: defaultdict(list))
+    averaged: dict[int, list[Averaged]] = field(default_factory=lambda: defaultdict(list))
     exchanges: dict[tuple[int, int, int], WorkerExchanged] = field(default_factory=dict)
     compute_seconds: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     exchange_seconds: list[float] = field(default_factory=list)
@@ -112,9 +117,14 @@ class Recording:
             case LeaseGranted():
                 self.grants[record.lease, record.attempt] = record.worker
             case LeaseFinished():
-                self.finished.setdefault(record.lease, record)
+                self.finished[record.lease] = record
+            case LeaseReturned():
+                self.finished.pop(record.lease, None)
             case SampleAveraged():
                 self.averaged[record.shard].append(record)
+            case AveragerOpened() | AveragerSaved():
+                for shard in range(self.opened.shards):
+                    self.averaged[shard].append(record)
             case WorkerExchanged():
                 self.exchanges[record.worker, record.number, record.shard] = record
             case WorkerTimed():
@@ -132,15 +142,17 @@ class Recording:
         return applied + sum(isinstance(r, RoundApplied) for r in records)
 
     def held(self, shard: int) -> set[int]:
-        """The leases that are on this shard."""
-        found: set[int] = set()
+        """The leases that are on this shard: without what it applied and lost again."""
+        made: list[tuple[int, ...]] = []
         for record in self.shards[shard]:
             match record:
+                case ShardOpened():
+                    del made[record.version :]
                 case PushHandled(outcome=Outcome.APPLIED):
-                    found.add(record.lease)
+                    made.append((record.lease,))
                 case RoundApplied():
-                    found.update(record.leases)
-        return found
+                    made.append(record.leases)
+        return {lease for leases in made for lease in leases}
 
     def attempts(self) -> dict[Attempt, tuple[Reading, ...]]:
         """Per gradient that some shard took, what it was computed from; the first shard's word, if they differ."""

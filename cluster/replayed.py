@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -27,7 +27,18 @@ from cluster.machines import Computation
 from cluster.recording import TAKEN, Attempt, Recording
 from cluster.witnesses import CannotGoOn, Difference, Witnesses, unlike
 from ps.averager import Averager
-from ps.journal import PullHandled, PushHandled, Record, RoundApplied, SampleSent, ShardOpened
+from ps.journal import (
+    AveragerOpened,
+    AveragerSaved,
+    PullHandled,
+    PushHandled,
+    Record,
+    RoundApplied,
+    SampleAveraged,
+    SampleSent,
+    ShardOpened,
+    ShardSaved,
+)
 from ps.leases import LeasePlan
 from ps.messages import (
     AVERAGER,
@@ -49,6 +60,7 @@ from ps.messages import (
 from ps.rounding import nearest, stochastic
 from ps.samples import WAITING_SAMPLES
 from ps.shard import Shard
+from ps.states import ShardState, SliceState
 from workers.program import Gradient, Steps, alone, one_gradient
 
 READER = Address(Role.WORKER, -1)
@@ -80,7 +92,10 @@ class _Cursor:
     weights_N: Tensor  # what the last pull read
     at: int = 0
     averaged: int = 0  # the averager's records on this shard that are done
-    waiting: dict[int, Sample] = field(default_factory=dict)
+    waiting: dict[tuple[int, int], Sample] = field(default_factory=dict)  # by incarnation and version
+    openings: tuple[int, ...] = ()  # the version at which each incarnation began
+    saved: dict[int, ShardState] = field(default_factory=dict)  # snapshots that it comes back from later
+    saved_averages: dict[int, SliceState] = field(default_factory=dict)  # likewise its part of the average
     stopped_N: Tensor | None = None  # the weights where `until` is
 
     @property
@@ -144,7 +159,8 @@ class Replay:
                 while self._take_sample(cursor):
                     pass
                 index = cursor.shard.index
-                if left := self._recording.averaged[index][cursor.averaged :]:
+                left = self._recording.averaged[index][cursor.averaged :]
+                if left and isinstance(left[0], SampleAveraged):
                     what = f"shard {index} at version {left[0].version} was averaged, but never sent it"
                     self._differ("averager", -1, what)
 
@@ -209,7 +225,9 @@ class Replay:
         applied = 0
         match record:
             case ShardOpened():
-                self._check(cursor, [cursor.shard.opened(record.now)])
+                self._open(cursor, record)
+            case ShardSaved():
+                self._save(cursor, record)
             case PushHandled():
                 applied = int(record.outcome is Outcome.APPLIED)
                 self._exchange(cursor, record, self._push(cursor, record))
@@ -221,6 +239,36 @@ class Replay:
             case _:
                 cursor.at += 1  # a refusal, which changed nothing, or what decides the bits
         return applied
+
+    def _open(self, cursor: _Cursor, record: ShardOpened) -> None:
+        """A shard begins, or comes back from what was saved."""
+        index = cursor.shard.index
+        if not cursor.openings:
+            cursor.saved[0] = cursor.shard.state()
+        else:
+            while self._take_sample(cursor, before=record.incarnation):
+                pass
+        if (state := cursor.saved.get(record.snapshot)) is None:
+            what = f"it came back from snapshot {record.snapshot}, which its journal does not know"
+            raise CannotGoOn(self._differ(f"shard-{index}", cursor.at, what))
+        cursor.openings = (*cursor.openings, record.version)
+        cursor.shard.recall(state, cursor.openings)
+        self._check(cursor, [cursor.shard.opened(record.now, record.snapshot)])
+        for _, item in cursor.shard.rejoin():
+            if isinstance(item, Sample):
+                cursor.waiting[item.incarnation, item.version] = item
+
+    def _save(self, cursor: _Cursor, record: ShardSaved) -> None:
+        """Keep a shard's state, if it comes back from it later; of the samples those that waited then."""
+        later = cursor.records[cursor.at + 1 :]
+        if any(isinstance(other, ShardOpened) and other.snapshot == record.snapshot for other in later):
+            state = cursor.shard.state()
+            waiting = {version: state.waiting[version] for version in record.waiting if version in state.waiting}
+            cursor.saved[record.snapshot] = replace(state, waiting=waiting)
+        if record.version != cursor.shard.version:
+            made = cursor.shard.saved(record.now, record.snapshot)
+            self._differ(f"shard-{cursor.shard.index}", cursor.at, unlike(record, made))
+        cursor.at += 1
 
     def _push(self, cursor: _Cursor, record: PushHandled) -> Push:
         index = cursor.shard.index
@@ -275,7 +323,7 @@ class Replay:
             if to == JOURNAL:
                 records.append(cast("Record", item))
             elif to == AVERAGER and isinstance(item, Sample):
-                cursor.waiting[item.version] = item
+                cursor.waiting[item.incarnation, item.version] = item
         return records
 
     def _compute(self, cursor: _Cursor, attempt: Attempt) -> None:
@@ -307,28 +355,56 @@ class Replay:
         """
         if cursor.at + 1 >= len(cursor.records) or not isinstance(cursor.records[cursor.at + 1], SampleSent):
             return
-        while len(cursor.waiting) >= WAITING_SAMPLES and self._take_sample(cursor):
+        while cursor.shard.status().waiting_samples >= WAITING_SAMPLES and self._take_sample(cursor):
             pass
 
-    def _take_sample(self, cursor: _Cursor) -> bool:
-        """Let the averager take what its next record on this shard says; return whether there was one."""
+    def _take_sample(self, cursor: _Cursor, before: int | None = None) -> bool:
+        """Let the averager do what its next record on this shard says; return whether there was one.
+
+        Args:
+            before: Take in samples of earlier incarnations only.
+        """
         index = cursor.shard.index
         recorded = self._recording.averaged[index]
         if cursor.averaged >= len(recorded):
             return False
         record = recorded[cursor.averaged]
-        sample = cursor.waiting.pop(record.version, None)
+        if not isinstance(record, SampleAveraged):
+            self._averager_forgets(cursor, record)
+            return True
+        if before is not None and record.incarnation >= before:
+            return False
+        key = record.incarnation, record.version
+        sample = cursor.waiting.get(key)
         if sample is None:
             if record.counted:
                 return False
             sample = Sample(index, record.incarnation, record.version, cursor.weights_N)  # sent twice: not looked at
         cursor.averaged += 1
+        again = any(isinstance(r, SampleAveraged) and (r.incarnation, r.version) == key and r.counted
+                    for r in recorded[cursor.averaged :])  # fmt: skip
         for to, item in self._pieces.averager.handle(record.now, sample):
             if to == JOURNAL and item != record:
                 self._differ("averager", -1, unlike(record, cast("Record", item)))
-            elif to != JOURNAL:
+            elif to != JOURNAL and not again:  # the shard did not hear of one that an averager took in and forgot
+                cursor.waiting.pop(key, None)
                 cursor.shard.handle(record.now, cast("Message", item))
         return True
+
+    def _averager_forgets(self, cursor: _Cursor, record: AveragerOpened | AveragerSaved) -> None:
+        """Keep the average of this shard's part where it was saved, and go back to it where the averager did."""
+        index, averager = cursor.shard.index, self._pieces.averager
+        cursor.averaged += 1
+        if isinstance(record, AveragerSaved):
+            cursor.saved_averages[record.snapshot] = averager.state().slices[index]
+            return
+        if not cursor.saved_averages:
+            cursor.saved_averages[0] = averager.state().slices[index]
+        if (part := cursor.saved_averages.get(record.snapshot)) is None:
+            what = f"it came back from snapshot {record.snapshot}, which its journal does not know"
+            self._differ("averager", -1, what)
+        else:
+            averager.recall_slice(index, part)
 
     # --- checks ------------------------------------------------------------------------------------------------------
 

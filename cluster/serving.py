@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time  # noqa: TID251 -- the live clock
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from cluster.injection import Injection, injection
 from cluster.machines import build_averager, build_batches, build_computation, build_ledger, build_program, build_shard
 from cluster.spec import RunSpec
 from ps.journal import Record, ShardOpened
-from ps.messages import AVERAGER, JOURNAL, LEDGER, Address, Role, Wire, WorkerLost
+from ps.messages import AVERAGER, JOURNAL, LEDGER, Address, Role, Wire
 from ps.shard import Outbox
 from ps.states import AveragerState, ShardState
 from ps.wire.files import SUFFIX, JournalWriter, read_journal
@@ -68,18 +68,16 @@ def serve_ledger(spec: RunSpec, again: bool = False, alone: bool = False) -> Ser
 
     Args:
         again: It served before: it reads its journal.
-        alone: All workers of that time are gone.
+        alone: The run was over, and all workers of that time are gone.
     """
     ledger, now = build_ledger(spec), time.time()
     says: Outbox = []
     if again:
         ledger.recall(_written(spec, LEDGER))
     journal = _journal(spec, LEDGER, again)
-    journal.write([ledger.opened(now)])
+    journal.write([replace(ledger.opened(now), resumed=again and alone)])
     if again:
-        says = ledger.rejoin(now)
-        for worker in ledger.workers if alone else ():
-            says += ledger.handle(now, WorkerLost(worker))
+        says = ledger.resume(now) if alone else ledger.rejoin(now)
         journal.write([item for to, item in says if to == JOURNAL])  # type: ignore[misc]  # they are records
     gate = Gate(spec.token, {}, spec.identity)
     said = [(to, item) for to, item in says if to != JOURNAL]

@@ -153,7 +153,8 @@ class _Ledger:
         for record in records:
             match record:
                 case LedgerOpened():
-                    self.stopped_by = ""
+                    if record.resumed:
+                        self.stopped_by = ""
                     self.plan = LeasePlan(
                         record.examples, record.batch_size, record.epochs, record.seed, record.batches
                     )

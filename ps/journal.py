@@ -32,11 +32,12 @@ class ShardOpened:
 
 @dataclass(frozen=True, slots=True)
 class ShardSaved:
-    """A shard's state, as of here, became part of this snapshot."""
+    """A shard's state, as of here, became part of this snapshot. `waiting`: versions that the averager had not got."""
 
     now: float
     snapshot: int
     version: int
+    waiting: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,9 @@ class AveragerSaved:
 
 @dataclass(frozen=True, slots=True)
 class LedgerOpened:
-    """The ledger began: the plan that leases are cut from, and how many will work on it."""
+    """The ledger began: the plan that leases are cut from, and how many will work on it. `resumed`: the run was over, and
+    is taken up without the workers that it had.
+    """
 
     now: float
     workers: int
@@ -67,6 +70,7 @@ class LedgerOpened:
     epochs: int
     seed: int
     batches: int = 1
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -470,7 +470,8 @@ class Ledger:
             match record:
                 case LedgerOpened():
                     opened += 1
-                    self._ending, self._message = None, ""
+                    if record.resumed:
+                        self._ending = None
                 case LeaseGranted():
                     self._recall_grant(record)
                 case LeaseFinished():
@@ -535,6 +536,14 @@ class Ledger:
             held = self._book.settle(id) or Outstanding(self._book.attempt(id), NOBODY, 0.0, 0)
             leases.append(StagedLease(-1, id, held.attempt, math.nan, 0, 0, held.read))
         self._rounds.recall(record.round, leases, record.keep)
+
+    def resume(self, now: float) -> Outbox:
+        """What a ledger says whose run was over and is taken up again: as `rejoin`; and all workers are lost."""
+        self._ending, self._message = None, ""
+        out = self.rejoin(now)
+        for worker in self.workers:
+            self._lost(now, worker, out)
+        return sorted(out, key=_after_the_journal)
 
     def rejoin(self, now: float) -> Outbox:
         """What a ledger that came back says: it asks the shards for all that they have, and after leases that nobody

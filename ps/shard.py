@@ -177,7 +177,7 @@ class Shard:
 
     def saved(self, now: float, snapshot: int) -> ShardSaved:
         """The record that says where in its journal this shard's state became this snapshot."""
-        return ShardSaved(now, snapshot, self.version)
+        return ShardSaved(now, snapshot, self.version, tuple(sorted(self._samples.sent)))
 
     def state(self) -> ShardState:
         """All that it remembers, copied."""

@@ -554,14 +554,16 @@ class ShardOpened(_message.Message):
     def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., shards: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., elements: _Optional[int] = ..., weights_sha256: _Optional[str] = ..., snapshot: _Optional[int] = ...) -> None: ...
 
 class ShardSaved(_message.Message):
-    __slots__ = ("now", "snapshot", "version")
+    __slots__ = ("now", "snapshot", "version", "waiting")
     NOW_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     now: float
     snapshot: int
     version: int
-    def __init__(self, now: _Optional[float] = ..., snapshot: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+    waiting: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, now: _Optional[float] = ..., snapshot: _Optional[int] = ..., version: _Optional[int] = ..., waiting: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class AveragerOpened(_message.Message):
     __slots__ = ("now", "snapshot")
@@ -580,7 +582,7 @@ class AveragerSaved(_message.Message):
     def __init__(self, now: _Optional[float] = ..., snapshot: _Optional[int] = ...) -> None: ...
 
 class LedgerOpened(_message.Message):
-    __slots__ = ("now", "workers", "shards", "examples", "batch_size", "epochs", "seed", "batches")
+    __slots__ = ("now", "workers", "shards", "examples", "batch_size", "epochs", "seed", "batches", "resumed")
     NOW_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -589,6 +591,7 @@ class LedgerOpened(_message.Message):
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     BATCHES_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
     now: float
     workers: int
     shards: int
@@ -597,7 +600,8 @@ class LedgerOpened(_message.Message):
     epochs: int
     seed: int
     batches: int
-    def __init__(self, now: _Optional[float] = ..., workers: _Optional[int] = ..., shards: _Optional[int] = ..., examples: _Optional[int] = ..., batch_size: _Optional[int] = ..., epochs: _Optional[int] = ..., seed: _Optional[int] = ..., batches: _Optional[int] = ...) -> None: ...
+    resumed: bool
+    def __init__(self, now: _Optional[float] = ..., workers: _Optional[int] = ..., shards: _Optional[int] = ..., examples: _Optional[int] = ..., batch_size: _Optional[int] = ..., epochs: _Optional[int] = ..., seed: _Optional[int] = ..., batches: _Optional[int] = ..., resumed: bool = ...) -> None: ...
 
 class Arithmetic(_message.Message):
     __slots__ = ("now", "torch", "pillow", "libjpeg", "processor", "threads", "data")

@@ -17,9 +17,8 @@ from workers.models import MODELS
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    "launch", "resume", "evaluate", "predict", "export", "status", "simulate", "replay", "verify", "report", "staleness",
-    "data",
-    "bench",
+    "launch", "resume", "evaluate", "predict", "export", "status", "simulate", "replay", "verify", "report",
+    "staleness", "data", "bench",
 ]  # fmt: skip
 
 Behind = Callable[..., object]

@@ -131,11 +131,13 @@ PLAIN = [
 RECORDS = [
     ShardOpened(0.5, 1, 4, 2, 7, 28, 1000, "ab" * 32, 12),
     ShardSaved(0.5, 12, 7),
+    ShardSaved(0.5, 12, 7, (4, 6)),
     AveragerOpened(0.5, 0),
     AveragerSaved(0.5, 12),
     WorkerLeft(0.5, 3),
     ShardRejoined(0.5, 1, 2, 7),
     LedgerOpened(0.5, 8, 2, 1437, 32, 3, (1 << 63) - 1),
+    LedgerOpened(0.5, 8, 2, 1437, 32, 3, 0, 4, True),
     Arithmetic(0.5, "2.13.0+cpu", "13.0.0", "6.2", "AVX2", 1, "cd" * 32),
     *[PushHandled(1.5, 3, 2, 9, 1, 32, READ, outcome, 0.01, 3, 8, True) for outcome in Outcome],
     PushHandled(0.0, 0, 0, 0, 0, 0, (), Outcome.DUPLICATE, 0.0, -1, 0, False),
