@@ -17,11 +17,11 @@ from cluster.host import Connections, WorkerHost, Write, host_journal
 from cluster.injection import Injection, injection
 from cluster.machines import build_averager, build_batches, build_computation, build_ledger, build_program, build_shard
 from cluster.spec import RunSpec
-from ps.journal import Record, ShardOpened
+from ps.journal import Record, ShardOpened, WorkerExchanged
 from ps.messages import AVERAGER, JOURNAL, LEDGER, Address, Role, Wire
 from ps.shard import Outbox
 from ps.states import AveragerState, ShardState
-from ps.wire.files import SUFFIX, JournalWriter, read_journal
+from ps.wire.files import SUFFIX, JournalWriter, journals, read_journal
 from ps.wire.server import Gate, MachineServer
 from ps.wire.snapshots import Found, newest
 from workers.arithmetic import arithmetic
@@ -86,10 +86,16 @@ def serve_ledger(spec: RunSpec, again: bool = False, alone: bool = False) -> Ser
 
 
 def next_worker(spec: RunSpec) -> int:
-    """The least id that no worker of this run has had, by the ledger's journal."""
+    """The least id that no worker of this run has had, nor any host as its number."""
     ledger = build_ledger(spec)
     ledger.recall(_written(spec, LEDGER))
-    return ledger.status().next_worker
+    known = ledger.status().next_worker
+    for path in journals(spec.journal):
+        name, _, number = path.stem.partition("-")
+        if name == "host" and int(number) >= known:  # its workers may not have come to ask for a lease
+            asked = (record.worker for record in read_journal(path) if isinstance(record, WorkerExchanged))
+            known = 1 + max((int(number), *asked))
+    return known
 
 
 def serve_averager(spec: RunSpec, again: bool = False) -> Served:

@@ -58,8 +58,8 @@ class AveragerSaved:
 
 @dataclass(frozen=True, slots=True)
 class LedgerOpened:
-    """The ledger began: the plan that leases are cut from, and how many will work on it. `resumed`: the run was over, and
-    is taken up without the workers that it had.
+    """The ledger began: the plan that leases are cut from, and how many will work on it. `resumed`: the run was over,
+    and is taken up without the workers that it had.
     """
 
     now: float
