@@ -76,7 +76,7 @@ class Run:
     def __init__(self, clock: Clock, **script: Any) -> None:
         given: dict[str, Any] = {
             "ends": FAR, "obeys": 1.0, "errors": (), "takes": 4.0, "averaged_from": 0.0, "ending": "completed",
-            "message": "", "updates_end": FAR, "loss": 0.5, "auxiliary": (),
+            "message": "", "updates_end": FAR, "loss": 0.5, "auxiliary": (), "notes": (),
         }  # fmt: skip
         self._script = SimpleNamespace(**(given | script))
         self._clock = clock
@@ -87,6 +87,8 @@ class Run:
         self.evaluated: list[float] = []
         self.weights: list[Tensor] = []
         self.statuses = 0
+        self.saved: list[float] = []
+        self._notes: list[str] = list(self._script.notes)
 
     def poll(self) -> bool:
         return self._clock.now < self._ends
@@ -331,3 +333,27 @@ def test_the_average_is_read_into_a_buffer_of_the_whole_model(watched: WatchRun)
     run, _, _ = watched({"run.evaluate_share": 1.0}, ends=BEGAN + 4)
     assert run.weights[0].shape == (PARAMETERS,)
     assert run.weights[0].dtype == torch.float32
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_is_begun_every_so_many_seconds_and_not_before(watched: WatchRun) -> None:
+    run, _, _ = watched({"snapshot.every_seconds": 20.0}, ends=BEGAN + 70)
+    assert len(run.saved) == 3
+    assert all(abs(saved - due) <= 1.0 for saved, due in zip(run.saved, (20.0, 40.0, 60.0), strict=True))
+
+
+def test_or_every_so_many_updates_whichever_comes_first(watched: WatchRun) -> None:
+    run, _, _ = watched({"snapshot.every_seconds": 0, "snapshot.every_updates": 100}, ends=BEGAN + 35)
+    assert len(run.saved) == 3, "there are ten updates a second"
+
+
+def test_or_never(watched: WatchRun) -> None:
+    run, _, _ = watched({"snapshot.every_seconds": 0}, ends=BEGAN + 100)
+    assert run.saved == []
+
+
+def test_a_person_is_told_what_was_lost_and_came_back(watched: WatchRun) -> None:
+    _, _, screen = watched(notes=("shard-1 lost: brought back",), ends=BEGAN + 5)
+    assert screen.said == ["note: shard-1 lost: brought back"]
