@@ -205,9 +205,14 @@ class Launch:
     def run(self) -> dict[str, Any]:
         try:
             self._train()
+            return self._finish()
+        except OSError as error:
+            where = error.filename or self._spec.folder
+            raise RunFailed(
+                f"{where}: {error.strerror or error}; mend that, then distbelief resume {self._spec.folder}"
+            ) from error
         finally:
             rundir.remove_connection(self._spec.folder)
-        return self._finish()
 
     def _train(self) -> None:
         self._view.phase("starting Ray")

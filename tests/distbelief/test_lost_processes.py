@@ -35,7 +35,7 @@ def assert_nothing_was_lost(run: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_each_kind_of_process_is_killed_once(tmp_path: Path) -> None:
-    made = ride(tmp_path, 0, ("shard", "host", "ledger", "averager", "driver"), [*OFTEN, "--epochs", "40"])
+    made = ride(tmp_path, 0, ("shard", "host", "ledger", "averager", "driver"), [*OFTEN, "--epochs", "24"])
     assert made.killed == ["shard", "host", "ledger", "averager", "driver"], made.output
     assert_nothing_was_lost(made.run)
     assert error(made.run) < 0.05

@@ -92,7 +92,7 @@ def test_what_was_retried_is_counted_and_does_no_harm(run: Path, capsys: pytest.
     assert cli.run(["verify", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["exactly_once"] is True
-    assert found["ledger"] == {"granted": 7, "granted_again": 1, "returned": 1, "finished": 6}
+    assert found["ledger"] == {"granted": 7, "granted_again": 1, "returned": 1, "finished": 5, "reopened": 1}
     first = found["shards"][0]
     assert (first["duplicates_ignored"], first["refused"], first["twice"], first["missing"]) == (1, 1, 0, 0)
 
@@ -199,3 +199,19 @@ def test_a_torn_tail_is_seen_as_what_is_missing(run: Path) -> None:
 def test_no_run_directory_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="expected a run directory"):
         verify(tmp_path)
+
+
+def test_a_shard_that_came_back_counts_what_it_has_and_what_was_undone(run: Path) -> None:
+    shard = [*WHOLE["shard-0"], opened(0, 4), push(5, 5), push(4, 6)]
+    lost = [LeaseReturned(4.0, lease, 0) for lease in (4, 5)]
+    once_more = [LeaseFinished(5.0, 0, lease, 1, 10, 0.5, 0, 0) for lease in (4, 5)]
+    found = verify(write(run, WHOLE | {"shard-0": shard, "ledger": [*WHOLE["ledger"], *lost, *once_more]}))
+    assert found.verdict == "exactly once"
+    assert (found.shards[0].undone, found.ledger.reopened, found.ledger.finished) == (2, 2, 6)
+
+
+def test_a_run_that_was_taken_up_did_not_stop_before(run: Path) -> None:
+    resumed = LedgerOpened(4.0, 3, 2, 25, 10, 2, 3, resumed=True)
+    records = [*ledger(range(3), (), "signal"), resumed]
+    stopped: Journals = {"ledger": records, "shard-0": [opened(0)], "shard-1": [opened(1)]}
+    assert verify(write(run, stopped)).stopped_by == ""

@@ -11,7 +11,17 @@ import pytest
 from ps.errors import JournalDamaged
 from ps.journal import PullHandled, Record, SampleSent
 from ps.wire import parameter_server_pb2
-from ps.wire.files import FORMAT, MAGIC, SUFFIX, JournalWriter, journal_digest, journals, read_journal, write_whole
+from ps.wire.files import (
+    FORMAT,
+    MAGIC,
+    SUFFIX,
+    JournalWriter,
+    journal_digest,
+    journals,
+    read_journal,
+    run_of,
+    write_whole,
+)
 from ps.wire.records import encode_record
 
 RECORDS: list[Record] = [PullHandled(0.5 * i, i % 3, i, 7 * i) for i in range(5)]
@@ -225,3 +235,42 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path / "missing" / "file", b"new")
     assert os.listdir(tmp_path) == []
+
+
+# --- a writer that goes on --------------------------------------------------------------------------------------------
+
+
+def test_a_writer_goes_on_behind_the_last_whole_record_wherever_the_journal_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "shard-0.journal"
+    writer = JournalWriter(path, "run", "shard-0")
+    for version in range(4):
+        writer.write([SampleSent(1.0, version)])
+    writer.close()
+    data = path.read_bytes()
+    for cut in range(len(data) + 1):
+        path.write_bytes(data[:cut])
+        kept = list(read_journal(path))
+        again = JournalWriter(path, "run", "shard-0", again=True)
+        again.write([SampleSent(2.0, 99)])
+        again.close()
+        assert list(read_journal(path)) == [*kept, SampleSent(2.0, 99)]
+        assert run_of(path) == "run"
+
+
+def test_a_writer_begins_a_journal_that_is_not_there(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path / "ledger.journal", "run", "ledger", again=True)
+    writer.close()
+    assert list(read_journal(tmp_path / "ledger.journal")) == []
+
+
+def test_a_writer_does_not_go_on_behind_damage(tmp_path: Path) -> None:
+    path = tmp_path / "shard-0.journal"
+    writer = JournalWriter(path, "run", "shard-0")
+    writer.write([SampleSent(1.0, 1), SampleSent(1.0, 2)])
+    writer.close()
+    data = bytearray(path.read_bytes())
+    data[20] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(JournalDamaged):
+        JournalWriter(path, "run", "shard-0", again=True)
+    assert path.read_bytes() == data
