@@ -204,15 +204,16 @@ class Launch:
 
     def run(self) -> dict[str, Any]:
         try:
-            self._train()
+            try:
+                self._train()
+            finally:
+                rundir.remove_connection(self._spec.folder)
             return self._finish()
         except OSError as error:
             where = error.filename or self._spec.folder
             raise RunFailed(
                 f"{where}: {error.strerror or error}; mend that, then distbelief resume {self._spec.folder}"
             ) from error
-        finally:
-            rundir.remove_connection(self._spec.folder)
 
     def _train(self) -> None:
         self._view.phase("starting Ray")

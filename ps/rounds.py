@@ -200,13 +200,17 @@ class Rounds:
         return self.done()
 
     def done(self) -> list[StagedLease]:
-        """The leases of the round that is being closed, if every shard has closed it and none is behind."""
+        """The leases that every shard has applied by now: those that no shard has to make up for any more, and those of
+        the round that is being closed, if every shard has closed it.
+        """
+        made = [lease for lease in self._made if not any(lease in each for each in self._behind.values())]
+        leases = [self._made.pop(lease) for lease in made]
         closing = self._closing
         if closing is None or self._behind or len(closing.closed) < self._shards:
-            return []
+            return leases
         self._closing = None
         self.count += 1
-        return closing.leases
+        return leases + closing.leases
 
     def late(self, now: float, deadline: float) -> list[tuple[Address, CloseRound]]:
         """The messages to shards that have not closed the round in time."""
@@ -281,16 +285,14 @@ class Rounds:
 
     def _caught_up(self, shard: int, behind: _MakingUp) -> list[StagedLease]:
         """A shard has made up for a round; return the leases that are done by that."""
-        leases = behind.rounds.popleft()
+        behind.rounds.popleft()
         behind.version += 1
         behind.order = None
         if not behind.rounds:
             del self._behind[shard]
             if self._closing is not None:
                 self._closing.closed.add(shard)
-        elsewhere = [lease for lease in leases if any(lease in each for each in self._behind.values())]
-        made = [self._made.pop(lease) for lease in leases if lease in self._made and lease not in elsewhere]
-        return made + self.done()
+        return self.done()
 
 
 def _cut(leases: list[int], parts: int) -> list[tuple[int, ...]]:

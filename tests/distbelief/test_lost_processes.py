@@ -13,7 +13,7 @@ from distbelief.replay import replay
 from distbelief.verify import verify
 from ps.streams import numpy_stream
 from tests.distbelief.kills import ROLES, hit_in_mid_exchange, ride
-from tests.distbelief.test_live import GONE_SECONDS, eventually, gone
+from tests.distbelief.test_live import GONE_SECONDS, eventually, gone, launched
 
 OFTEN = ["--workers", "4", "--set", "snapshot.every_seconds=2", "--set", "cluster.turns=2"]
 KILLS = int(os.environ.get("DISTBELIEF_KILLS", "5"))  # of each role in the long version
@@ -41,6 +41,21 @@ def test_each_kind_of_process_is_killed_once(tmp_path: Path) -> None:
     assert error(made.run) < 0.05
     assert eventually(lambda: gone(made.family), GONE_SECONDS)
     assert cli.run(["resume", str(made.run)]) == 2, "it is over"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_snapshot_that_cannot_be_written_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
+    with launched(tmp_path, "--epochs", "16", "--set", "snapshot.every_seconds=1") as process:
+        folder = tmp_path / "run" / "snapshots"
+        assert eventually(lambda: any(folder.glob("*/manifest.json")), 120), "no snapshot"
+        folder.rename(tmp_path / "elsewhere")
+        folder.write_text("no place for a folder")
+        _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "could not be written" in err
+    assert "the run goes on without" in err
+    assert verify(tmp_path / "run").verdict == "exactly once"
 
 
 @pytest.mark.soak

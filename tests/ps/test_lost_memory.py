@@ -7,6 +7,7 @@ by one that takes up its last state (or none); what was on its way to it is lost
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import cast
 
@@ -208,3 +209,18 @@ def test_likewise_in_every_mode(mode: str, seed: int, shards: int) -> None:
     cluster = Forgetful(seed, shards, MODES[mode])
     cluster.run()
     check(cluster)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("mode", ["async", *MODES])
+def test_likewise_under_as_many_schedules_as_are_wanted(mode: str, shards: int) -> None:
+    """DISTBELIEF_SEEDS of each mode; a seed that fails is named, and fails again."""
+    for seed in range(100, 100 + int(os.environ.get("DISTBELIEF_SEEDS", "50"))):
+        cluster = Forgetful(seed, shards, MODES.get(mode, ConsistencySettings()))
+        try:
+            cluster.run()
+            check(cluster)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, mode {mode}, {shards} shards") from error
