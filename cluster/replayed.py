@@ -275,7 +275,7 @@ class Replay:
         gradient_N = torch.zeros(cursor.shard.elements)  # whatever it was, if it was not taken
         if record.outcome in TAKEN:
             attempt = record.lease, record.attempt
-            for what in self._witnesses.of_push(index, record, self._attempts[attempt]):
+            for what in self._witnesses.of_push(index, record, self._attempts[attempt], cursor.shard.incarnation):
                 self._differ(f"shard-{index}", cursor.at, what)
             key = ("gradient", *attempt)
             if key not in self._copies:

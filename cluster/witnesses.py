@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from cluster.recording import Attempt, Recording
 from ps.journal import PushHandled, Record
 from ps.leases import LeasePlan
-from ps.messages import Reading
+from ps.messages import Outcome, Reading
 from workers.program import Gradient
 
 
@@ -46,8 +46,10 @@ class Witnesses:
         self._recording = recording
         self._plan = plan
 
-    def of_push(self, shard: int, push: PushHandled, read: tuple[Reading, ...]) -> Iterator[str]:
-        """What speaks against a push that this shard says it applied. `read`: what another shard says it read."""
+    def of_push(self, shard: int, push: PushHandled, read: tuple[Reading, ...], incarnation: int = 0) -> Iterator[str]:
+        """What speaks against a push that this shard, in this incarnation, says it applied. `read`: what another shard
+        says it read.
+        """
         recording = self._recording
         attempt = push.lease, push.attempt
         named = f"lease {push.lease}, attempt {push.attempt}"
@@ -60,6 +62,8 @@ class Witnesses:
         if push.samples != count:
             yield f"{named}: recorded with {push.samples} examples, it has {count}"
         told = recording.exchanges.get((push.worker, push.number, shard))
+        if told and (told.outcome is Outcome.DUPLICATE or told.reading.incarnation != incarnation):
+            told = None  # it had to ask again, and what it was told is of that
         if told and (told.lease, told.reading.version) != (push.lease, push.version):
             theirs = f"lease {told.lease} made version {told.reading.version}"
             yield f"{named}: recorded as what made version {push.version}, its worker was told that {theirs}"
