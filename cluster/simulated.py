@@ -43,19 +43,21 @@ from ps.shard import Outbox
 from workers.program import Answer, Ask, Compute, Note, Program
 
 TICK_SECONDS = 1.0
-_LEDGER, _AVERAGER = -1, -2
+LEDGER_KEY, AVERAGER_KEY = -1, -2
 
 
 @dataclass(slots=True)
-class _Actor:
+class Actor:
     """One shard, the ledger or the averager.
 
     Attributes:
+        address: Whose.
         key: Shards: their index; the others have numbers below 0.
         vector_seconds: From sending a gradient to its arrival here, and likewise for weights from here.
         busy_until: When it will have served every exchange that has arrived.
     """
 
+    address: Address
     key: int
     handle: Callable[[float, Message], Outbox]
     recorder: Recorder
@@ -64,7 +66,7 @@ class _Actor:
 
 
 @dataclass(slots=True)
-class _Worker:
+class SimulatedWorker:
     """One logical worker. Invariant: missing counts the Nones in answers, which are in the order of the requests."""
 
     id: int
@@ -98,17 +100,18 @@ class Simulation:
         self._model = model
         self._service_seconds = model.settings.service_seconds
         self._agenda = Agenda()
-        self._workers: dict[int, _Worker] = {}  # those at work
+        self._workers: dict[int, SimulatedWorker] = {}  # those at work
         self._next_worker = workers
         self._free_turns = model.settings.turns
-        self._line: deque[_Worker] = deque()  # for a turn
+        self._line: deque[SimulatedWorker] = deque()  # for a turn
         recorders = pieces.recorders
         self._shards = [
-            _Actor(shard.index, shard.handle, recorders[shard_address(shard.index)], model.transfer_seconds(size))
+            Actor(address, address.index, shard.handle, recorders[address], model.transfer_seconds(size))
             for shard, size in zip(pieces.shards, pieces.vector_bytes, strict=True)
+            for address in [shard_address(shard.index)]
         ]
-        self._ledger = _Actor(_LEDGER, pieces.ledger.handle, recorders[LEDGER])
-        self._averager = _Actor(_AVERAGER, pieces.averager.handle, recorders[AVERAGER])
+        self._ledger = Actor(LEDGER, LEDGER_KEY, pieces.ledger.handle, recorders[LEDGER])
+        self._averager = Actor(AVERAGER, AVERAGER_KEY, pieces.averager.handle, recorders[AVERAGER])
         self._host = recorders[Address(Role.WORKER)]
         self._latency_seconds = model.transfer_seconds(0)
         for worker in range(workers):
@@ -161,7 +164,7 @@ class Simulation:
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
-    def _deliver(self, letter: tuple[_Actor, Message]) -> None:
+    def _deliver(self, letter: tuple[Actor, Message]) -> None:
         """A message reaches ledger or averager, or a shard that is free: it is handled, and what comes of it sent."""
         actor, message = letter
         if isinstance(message, Exchange):
@@ -187,14 +190,14 @@ class Simulation:
             actor = self._ledger if to.role is Role.LEDGER else self._averager
             self._agenda.after(self._latency_seconds, self._deliver, (actor, message))
 
-    def _answer(self, sender: _Actor, request: Message, worker: int, answer: Message) -> None:
+    def _answer(self, sender: Actor, request: Message, worker: int, answer: Message) -> None:
         seconds = self._latency_seconds
         if isinstance(answer, Exchanged) and isinstance(request, Exchange) and request.weights_N is not None:
             seconds = sender.vector_seconds
             self._vectors.pulled(request, answer.reading)
         self._agenda.after(seconds, self._answered, (worker, sender, answer))
 
-    def _queue(self, letter: tuple[_Actor, Message]) -> None:
+    def _queue(self, letter: tuple[Actor, Message]) -> None:
         """A message reaches a shard, which serves exchanges one after the other."""
         actor, message = letter
         if not self._service_seconds or not isinstance(message, Exchange):
@@ -213,13 +216,13 @@ class Simulation:
     def _start(self, id: int) -> None:
         self._to_start -= 1
         program = self._pieces.program(id, self._vectors.enter(id))
-        worker = self._workers[id] = _Worker(id, program, self._model.compute_times(id))
+        worker = self._workers[id] = SimulatedWorker(id, program, self._model.compute_times(id))
         life_seconds = self._model.life_seconds(id)
         if life_seconds < float("inf"):
             self._agenda.after(life_seconds, self._lose, worker)
         self._go_on(worker, None)
 
-    def _lose(self, worker: _Worker) -> None:
+    def _lose(self, worker: SimulatedWorker) -> None:
         """A worker's process is gone; what it sent before still arrives."""
         if worker.id not in self._workers:
             return
@@ -236,14 +239,14 @@ class Simulation:
             self._next_worker += 1
         self._leave(worker)
 
-    def _leave(self, worker: _Worker) -> None:
+    def _leave(self, worker: SimulatedWorker) -> None:
         """The run is over when nobody is at work and nobody will come."""
         del self._workers[worker.id]
         self._vectors.leave(worker.id)
         if not self._workers and not self._to_start:
             self._agenda.stop()
 
-    def _answered(self, letter: tuple[int, _Actor, Message]) -> None:
+    def _answered(self, letter: tuple[int, Actor, Message]) -> None:
         """An answer reaches a worker, which goes on when it has all that it asked for."""
         id, sender, message = letter
         worker = self._workers.get(id)
@@ -262,7 +265,7 @@ class Simulation:
                 self._timed(worker, worker.pushing)
         self._go_on(worker, cast("tuple[Message, ...]", tuple(worker.answers.values())))
 
-    def _go_on(self, worker: _Worker, answer: Answer) -> None:
+    def _go_on(self, worker: SimulatedWorker, answer: Answer) -> None:
         """Tell a worker's program what it waited for, and do what it wants next."""
         while True:
             try:
@@ -281,16 +284,20 @@ class Simulation:
                     self._take_turn(worker, effect)
                     return
 
-    def _ask(self, worker: _Worker, effect: Ask) -> None:
-        worker.asked = self._agenda.now
-        worker.missing = len(effect.requests)
-        worker.answers = {to.index if to.role is Role.SHARD else _LEDGER: None for to, _ in effect.requests}
-        first = effect.requests[0][1]
-        worker.pushing = first.push.lease if isinstance(first, Exchange) and first.push else None
+    def _ask(self, worker: SimulatedWorker, effect: Ask) -> None:
+        self._expect(worker, effect)
         for to, message in effect.requests:
             self._send(to, message)
 
-    def _take_turn(self, worker: _Worker, effect: Compute) -> None:
+    def _expect(self, worker: SimulatedWorker, effect: Ask) -> None:
+        """A worker asks, and waits for all answers."""
+        worker.asked = self._agenda.now
+        worker.missing = len(effect.requests)
+        worker.answers = {to.index if to.role is Role.SHARD else LEDGER_KEY: None for to, _ in effect.requests}
+        first = effect.requests[0][1]
+        worker.pushing = first.push.lease if isinstance(first, Exchange) and first.push else None
+
+    def _take_turn(self, worker: SimulatedWorker, effect: Compute) -> None:
         worker.asked = self._agenda.now
         worker.lease = effect.lease
         if self._model.settings.turns and not self._free_turns:
@@ -299,13 +306,13 @@ class Simulation:
         self._free_turns -= 1
         self._compute(worker)
 
-    def _compute(self, worker: _Worker) -> None:
+    def _compute(self, worker: SimulatedWorker) -> None:
         worker.turn_seconds += self._agenda.now - worker.asked
         worker.asked = self._agenda.now
         worker.computing = True
         self._agenda.after(worker.next_compute_seconds(), self._computed, worker)
 
-    def _computed(self, worker: _Worker) -> None:
+    def _computed(self, worker: SimulatedWorker) -> None:
         if worker.id not in self._workers:
             return
         worker.computing = False
@@ -320,7 +327,7 @@ class Simulation:
             self._free_turns -= 1
             self._compute(self._line.popleft())
 
-    def _timed(self, w: _Worker, lease: int) -> None:
+    def _timed(self, w: SimulatedWorker, lease: int) -> None:
         seconds = (w.lease_seconds, w.turn_seconds, 0.0, w.compute_seconds, w.exchange_seconds)
         w.lease_seconds = w.turn_seconds = w.compute_seconds = w.exchange_seconds = 0.0
         self._host.write((WorkerTimed(self._agenda.now, w.id, lease, *seconds),))

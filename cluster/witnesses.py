@@ -62,7 +62,7 @@ class Witnesses:
         if push.samples != count:
             yield f"{named}: recorded with {push.samples} examples, it has {count}"
         told = recording.exchanges.get((push.worker, push.number, shard))
-        if told and (told.outcome is Outcome.DUPLICATE or told.reading.incarnation != incarnation):
+        if told and (told.outcome is not push.outcome or told.reading.incarnation != incarnation):
             told = None  # it had to ask again, and what it was told is of that
         if told and (told.lease, told.reading.version) != (push.lease, push.version):
             theirs = f"lease {told.lease} made version {told.reading.version}"

@@ -24,7 +24,9 @@ from typing import Any
 import torch
 
 from cluster.copies import Copies
+from cluster.faults import FaultPlan
 from cluster.machines import build_batches, build_computation
+from cluster.mishaps import FaultySimulation
 from cluster.model import ClusterModel
 from cluster.pieces import Pieces, with_gradients, without_gradients
 from cluster.recording import Recording
@@ -42,7 +44,7 @@ from distbelief.interrupts import AT_ONCE, Interrupts
 from distbelief.metrics import Meter, MetricsLog
 from distbelief.progress import Moment, View, percent, view_for
 from distbelief.summary import Outcomes, summarise
-from ps.errors import RunFailed
+from ps.errors import BadInput, RunFailed
 from ps.ledger import Ending
 from ps.messages import AVERAGER, LEDGER, Address, Role
 from ps.wire.files import SUFFIX, JournalWriter
@@ -93,7 +95,7 @@ def simulate(config: Config, view: View | None = None) -> dict[str, Any]:
     with Interrupts() as interrupts:
         try:
             config = anchored(config)
-            faults = faults_of(config)
+            faults = _faults(config)
             drafted = draft(config)
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
             model = _model(config)
@@ -107,6 +109,16 @@ def simulate(config: Config, view: View | None = None) -> dict[str, Any]:
             return _Simulate(config, replace(drafted, spec=spec), view, interrupts).run(model)
         finally:
             view.close()
+
+
+def _faults(config: Config) -> FaultPlan:
+    faults = faults_of(config)
+    for fault in faults.faults:
+        if fault.role == "host":
+            raise BadInput(f"--faults: got {fault.actor!r}, expected worker: a simulated worker has a host of its own")
+        if fault.do == "kill" and fault.role != "worker":
+            raise BadInput(f"--faults: got kill for {fault.actor!r}, expected a worker: the simulation kills no other")
+    return faults
 
 
 def _model(config: Config) -> ClusterModel:
@@ -160,7 +172,10 @@ class _Simulate:
                 pieces = self._pieces(copies, journals)
                 self._open(pieces, journals)
                 workers, limit = self._config.cluster.workers, self._config.run.max_seconds
-                self._simulation = Simulation(pieces, model, workers, limit)
+                if self._spec.faults:
+                    self._simulation: Simulation = FaultySimulation(pieces, model, workers, self._spec.faults, limit)
+                else:
+                    self._simulation = Simulation(pieces, model, workers, limit)
                 self._simulation.run(self._look, LEARNING_EVENTS if self._learns else COUNTING_EVENTS)
             return self._finish(time.monotonic() - began)
         finally:
@@ -173,7 +188,7 @@ class _Simulate:
         dataset = self._drafted.dataset
         computation = build_computation(self._spec, dataset, build_batches(self._spec, dataset).batch)
         vectors: Vectors = SharedVectors(self._spec.bounds, computation, copies)
-        if self._spec.program.steps_in_place:
+        if self._spec.program.steps_in_place or self._spec.faults:
             vectors = OwnVectors(self._spec.layout.size, computation)
         return with_gradients(self._spec, self._drafted.weights_N, vectors, journals)
 

@@ -13,6 +13,7 @@ from distbelief.conservation import Conservation
 from distbelief.histogram import mean, percentile
 from distbelief.rundir import JOURNAL, SUMMARY
 from ps.journal import (
+    FaultFired,
     LeaseDiscarded,
     LeaseFinished,
     LeaseGranted,
@@ -57,6 +58,7 @@ class Account:
     skipped: dict[int, int] = field(default_factory=dict)  # lease to its unreadable examples
     seconds: Counter[str] = field(default_factory=Counter)
     conservation: Conservation = field(default_factory=Conservation)
+    faults: Counter[str] = field(default_factory=Counter)  # planned ones that fired, by kind
 
     @classmethod
     def of(cls, folder: Path) -> Account:
@@ -95,6 +97,9 @@ class Account:
                 self.skipped[record.lease] = record.skipped
             case LeaseReturned():
                 self.finished.discard(record.lease)
+                self.skipped_examples += record.skipped
+            case FaultFired():
+                self.faults[record.do] += 1
             case WorkerTimed():
                 for name in ("lease", "turn", "decode", "compute", "exchange"):
                     self.seconds[name] += getattr(record, f"{name}_seconds")
@@ -179,6 +184,7 @@ def summarise(folder: Path, plan: LeasePlan, facts: dict[str, Any], outcomes: Ou
         "conservation": account.conservation.verdict(facts.get("program", "gradient") == "gradient"),
         "skipped_examples": sum(account.skipped.values()),
         "skipped_average_versions": account.skipped_versions,
+        "faults": dict(sorted(account.faults.items())),
         "train_loss": _last_epoch(account.losses, plan.leases_per_epoch),
         "worker_seconds": {name: round(seconds, 3) for name, seconds in sorted(account.seconds.items())},
         "evaluation": {name: _evaluation(*found) for name, found in outcomes.evaluations.items()},

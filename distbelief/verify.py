@@ -14,17 +14,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 import click
 
 from distbelief import rundir
-from ps.errors import RunFailed
+from ps.errors import JournalDamaged, RunFailed
 from ps.intervals import IntervalSet
 from ps.journal import (
     ExchangeRefused,
+    FaultFired,
     LeaseFinished,
     LeaseGranted,
     LeaseReturned,
@@ -37,7 +39,7 @@ from ps.journal import (
 )
 from ps.leases import LeasePlan
 from ps.messages import Outcome
-from ps.wire.files import read_journal
+from ps.wire.files import journals, read_journal
 
 EXACTLY_ONCE, BROKEN, ENDED_EARLY = "exactly once", "broken", "ended early"
 EXIT_CODES = {EXACTLY_ONCE: 0, BROKEN: 1, ENDED_EARLY: 3}
@@ -92,6 +94,7 @@ class Verification:
         stopped_by: One of ledger.Ending, or "" if the ledger never stopped.
         leases: In the plan. `everywhere`: on every shard. `torn`: on some shards, but not on all.
         problems: One line each, for a person.
+        faults: Planned ones that fired, by kind.
     """
 
     verdict: str
@@ -103,6 +106,7 @@ class Verification:
     shards: tuple[ShardCount, ...]
     ledger: LedgerCount
     problems: tuple[str, ...]
+    faults: dict[str, int] = field(default_factory=dict)
 
 
 def verify_command(run: Path, as_json: bool) -> int:
@@ -132,7 +136,16 @@ def verify(run: Path) -> Verification:
     readers = [_Shard(ledger.plan, shard) for shard in range(shards)]
     for shard, reader in enumerate(readers):
         reader.read(_journal(folder, f"shard-{shard}"))
-    return _verdict(ledger, ledger.plan, readers)
+    return replace(_verdict(ledger, ledger.plan, readers), faults=_faults(folder))
+
+
+def _faults(folder: Path) -> dict[str, int]:
+    """What the journals say of planned faults. One of a worker host that is damaged has no say in the verdict."""
+    fired: Counter[str] = Counter()
+    for path in journals(folder):
+        with suppress(JournalDamaged):
+            fired.update(record.do for record in read_journal(path) if isinstance(record, FaultFired))
+    return dict(sorted(fired.items()))
 
 
 def _journal(folder: Path, actor: str) -> Iterable[Record]:
@@ -282,6 +295,8 @@ def _lines(found: Verification) -> list[str]:
         f"{ledger.returned:,} leases came back, {ledger.reopened:,} of them because a shard had lost them, "
         f"{ledger.finished:,} finished"
     )
+    if found.faults:
+        lines.append("planned faults that fired: " + ", ".join(f"{n:,} {do}" for do, n in sorted(found.faults.items())))
     lines += found.problems[:SHOWN]
     if len(found.problems) > SHOWN:
         lines.append(f"... and {len(found.problems) - SHOWN:,} more problems; --json has them all")

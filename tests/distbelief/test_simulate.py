@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -139,4 +140,50 @@ def test_empirical_times_need_a_source(tmp_path: Path) -> None:
     said = r"simulate\.source: got '', expected a run directory whose journal has compute times"
     with pytest.raises(BadInput, match=said):
         simulated(tmp_path / "run", simulate__compute="empirical")
+    assert not (tmp_path / "run").exists()
+
+
+FAULTS = """
+[[fault]]
+actor = "worker-1"
+do = "kill"
+event = 7
+
+[[fault]]
+actor = "shard"
+do = "drop"
+when = "after"
+every = 5
+"""
+
+
+def planned(folder: Path, text: str) -> str:
+    file = folder / "faults.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_with_planned_faults_every_example_counts_once_and_the_faults_are_named(tmp_path: Path) -> None:
+    summary = simulated(tmp_path / "run", cluster__faults=planned(tmp_path, FAULTS), simulate__compute="constant")
+    assert (summary["stopped_by"], summary["leases"]["reissued"]) == ("completed", 1)
+    assert summary["faults"]["kill"] == 1
+    assert summary["faults"]["drop"] > 3
+    found = verify(tmp_path / "run")
+    assert (found.verdict, found.faults) == ("exactly once", summary["faults"])
+    assert replay(tmp_path / "run").verdict == "identical"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ('actor = "host-0"\ndo = "drop"',
+         "--faults: got 'host-0', expected worker: a simulated worker has a host of its own"),
+        ('actor = "ledger"\ndo = "kill"',
+         "--faults: got kill for 'ledger', expected a worker: the simulation kills no other"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_simulated_is_refused(tmp_path: Path, fault: str, message: str) -> None:
+    file = planned(tmp_path, f"[[fault]]\n{fault}\nevent = 3\n")
+    with pytest.raises(BadInput, match=f"^{re.escape(message)}$"):
+        simulated(tmp_path / "run", cluster__faults=file)
     assert not (tmp_path / "run").exists()

@@ -134,6 +134,7 @@ def test_every_key_by_hand(tmp_path: Path) -> None:
         "conservation": {"holds": None, "staleness_and_ages": None, "others_open": None},
         "skipped_examples": 2,
         "skipped_average_versions": 2,
+        "faults": {},
         "train_loss": 3.0,
         "worker_seconds": {"compute": 3.0, "decode": 0.125, "exchange": 2.0, "lease": 1.0, "turn": 0.5},
         "evaluation": {
