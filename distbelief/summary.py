@@ -97,7 +97,6 @@ class Account:
                 self.skipped[record.lease] = record.skipped
             case LeaseReturned():
                 self.finished.discard(record.lease)
-                self.skipped_examples += record.skipped
             case FaultFired():
                 self.faults[record.do] += 1
             case WorkerTimed():
