@@ -79,6 +79,18 @@ class Asking:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
 
+    async def tell(self, to: Address, message: Message) -> None:
+        """Send a message that has no answer, until it is heard. Raises PeerLost after PATIENCE_SECONDS."""
+        began = time.monotonic()
+        while True:
+            try:
+                await self._peers[to].ask(message, EXCHANGE_SECONDS)
+                return
+            except PeerLost:
+                if self._stopping.is_set() or time.monotonic() - began > PATIENCE_SECONDS:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+
     async def _ask(self, requests: Sequence[tuple[Address, Message]], answers: dict[int, Message]) -> None:
         """Ask whoever has not answered, all at once; raise what the first failing call raised, after all have ended."""
         if len(requests) == 1:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time  # noqa: TID251 -- the live clock
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +22,7 @@ from cluster.asking import Asking
 from cluster.machines import Computation
 from cluster.turns import Turns, TurnsClosed
 from ps.journal import Record, WorkerTimed
-from ps.messages import Address, Exchange, Lease, Message, Wire
+from ps.messages import LEDGER, Address, Exchange, Lease, Message, Wire, WorkerLost
 from ps.wire.client import Loop, Peer
 from ps.wire.files import JournalWriter
 from ps.wire.mailbox import SharedVectors
@@ -108,6 +108,7 @@ class WorkerHost:
         self.connect(connections.targets)
         self._stopping = threading.Event()
         self._asking = Asking(self._peers, self._vectors, self._stopping, interference(self.note))
+        self._leaving: set[int] = set()
         self._failure: BaseException | None = None
         self.alive = 0
 
@@ -142,6 +143,10 @@ class WorkerHost:
         if self._failure is not None:
             raise self._failure
 
+    def leave(self, workers: Collection[int]) -> None:
+        """Let these workers end where they would ask for their next lease; the ledger is told by them."""
+        self._leaving |= set(workers)
+
     def stop(self) -> None:
         """End every worker after what it is doing now; leases in hand are left unfinished."""
         self._stopping.set()
@@ -158,7 +163,11 @@ class WorkerHost:
             program = self._program(worker, weights_N)
             answer: Answer = None
             while not self._stopping.is_set():
-                answer = driver.do(program.send(answer))
+                effect = program.send(answer)
+                if worker in self._leaving and isinstance(effect, Ask) and effect.requests[0][0] == LEDGER:
+                    self._loop.run(self._asking.tell(LEDGER, WorkerLost(worker)))
+                    return
+                answer = driver.do(effect)
         except (StopIteration, TurnsClosed):
             pass
         except BaseException as error:  # noqa: BLE001 -- a thread's failure must reach the caller of run

@@ -10,12 +10,15 @@ import os
 import sys
 import threading
 import time  # noqa: TID251 -- the live clock
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -27,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from cluster import serving
-from cluster.spec import RunSpec, RunStatus
+from cluster.spec import MOST_WORKERS, RunSpec, RunStatus
 from ps.errors import BadInput, DistbeliefError, PeerLost, RunFailed
 from ps.ledger import Ending
 from ps.messages import AVERAGER, LEDGER, Address, Message, Read, ReadDone, Role, Stop, WorkerLost
@@ -178,6 +181,7 @@ class _Host:
         self._lock = threading.Lock()
         self._host: WorkerHost | None = None
         self._moved: dict[Address, str] = {}  # while it was not open yet, as is the next
+        self._leaving: set[int] = set()
         self._stopped = False
 
     def open(self, targets: dict[Address, str]) -> None:
@@ -185,6 +189,7 @@ class _Host:
         with self._lock:
             self._host = host
             host.connect(self._moved)
+            host.leave(self._leaving)
             if self._stopped:
                 host.stop()
         settle()
@@ -208,6 +213,13 @@ class _Host:
 
     def alive(self) -> int:
         return 0 if self._host is None else self._host.alive
+
+    def leave(self, workers: tuple[int, ...]) -> None:
+        """Let these of its workers end after the lease in hand."""
+        with self._lock:
+            self._leaving |= set(workers)
+            if self._host is not None:
+                self._host.leave(workers)
 
     def stop(self) -> None:
         with self._lock:
@@ -278,6 +290,8 @@ class LiveRun:
         self._evaluation: Any = None
         self._reads = 0
         self._names = count()
+        self._leaving: set[int] = set()  # workers that were told to end
+        self._resizes: SimpleQueue[tuple[int, Future[int]]] = SimpleQueue()
         self.targets: dict[Address, str] = {}
         self.moved: list[Callable[[dict[Address, str]], None]] = []
         self.joiners = count(serving.next_worker(spec) if again else spec.cluster.workers)
@@ -378,6 +392,7 @@ class LiveRun:
             RunFailed: A worker could not go on, or processes are lost again and again.
         """
         self._mend()
+        self._resize()
         done, _ = ray.wait(list(self._hosts), num_returns=len(self._hosts), timeout=0) if self._hosts else ([], [])
         for call in done:
             _, workers, node, turns = self._hosts.pop(call)
@@ -389,7 +404,8 @@ class LiveRun:
             except ray.exceptions.RayTaskError as error:
                 raise _failure("a worker could not go on", error) from error
             else:
-                self._idle = (workers, node, turns)
+                if not self._leaving.issuperset(workers):
+                    self._idle = (workers, node, turns)
         self._keep_saving()
         if not self._hosts and self._idle and not self._stopping and not self._status_of(LEDGER).ending:
             self._replace(*self._idle)  # a shard lost something after the last worker had ended
@@ -399,10 +415,52 @@ class LiveRun:
         """Let others do these workers' work."""
         for worker in workers:
             self._tell(LEDGER, WorkerLost(worker))
-        if not self._stopping:
-            ids = self._new_workers(len(workers))
-            actor = self._host(node, ids.start, ids, turns)
-            self._hosts[actor.work.remote(self.targets)] = actor, ids, node, turns
+        staying = [worker for worker in workers if worker not in self._leaving]
+        if staying and not self._stopping:
+            self._start_host(node, len(staying), turns)
+
+    def resize(self, add: int) -> Future[int]:
+        """Have so many more workers, or fewer, from the next `poll` on; gives how many there are then, or BadInput.
+
+        Safe from any thread.
+        """
+        resized: Future[int] = Future()
+        self._resizes.put((add, resized))
+        return resized
+
+    def _resize(self) -> None:
+        while not self._resizes.empty():
+            add, resized = self._resizes.get()
+            ids = [id for _, workers, *_ in self._hosts.values() for id in workers if id not in self._leaving]
+            if self._stopping or not 1 <= len(ids) + add <= MOST_WORKERS:
+                limits = f"a run that goes on, with 1 to {MOST_WORKERS:,} workers afterwards"
+                resized.set_exception(BadInput(f"workers: got {add:+} for {len(ids)}, expected {limits}"))
+                continue
+            if add > 0:
+                self._add(add)
+                self._notes.append(f"{add} workers join: {len(ids) + add} in all")
+            else:
+                self._remove(sorted(ids)[len(ids) + add :])
+                self._notes.append(f"{-add} workers leave: {len(ids) + add} in all")
+            resized.set_result(len(ids) + add)
+
+    def _add(self, workers: int) -> None:
+        """Another host, where there are most cores for each host that is there."""
+        hosts = Counter(node for _, _, node, _ in self._hosts.values())
+        nodes = [(node["NodeID"], node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
+        node = max(nodes, key=lambda named: named[1] / (1 + hosts[named[0]]))[0]
+        self._start_host(node, workers, 1)
+
+    def _start_host(self, node: str, workers: int, turns: int) -> None:
+        ids = self._new_workers(workers)
+        actor = self._host(node, ids.start, ids, turns)
+        self._hosts[actor.work.remote(self.targets)] = actor, ids, node, turns
+
+    def _remove(self, workers: Sequence[int]) -> None:
+        self._leaving |= set(workers)
+        for actor, ids, *_ in self._hosts.values():
+            if leaving := tuple(id for id in ids if id in self._leaving):
+                actor.leave.remote(leaving)
 
     def _mend(self) -> None:
         """Bring back whatever actor is lost. Raises RunFailed if one cannot be."""

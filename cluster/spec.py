@@ -25,6 +25,8 @@ from workers.datasets import DataSettings
 from workers.models import ModelSettings
 from workers.program_settings import ProgramSettings
 
+MOST_WORKERS = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
@@ -60,7 +62,7 @@ class ClusterSettings:
     join: str = ""
 
     def __post_init__(self) -> None:
-        require(1 <= self.workers <= 100_000, "cluster.workers", self.workers, "1 to 100,000")
+        require(1 <= self.workers <= MOST_WORKERS, "cluster.workers", self.workers, f"1 to {MOST_WORKERS:,}")
         require(1 <= self.shards <= 1024, "cluster.shards", self.shards, "1 to 1,024")
         require(bool(self.address), "cluster.address", self.address, '"local", "auto" or the address of a Ray cluster')
         require(self.turns >= 0, "cluster.turns", self.turns, "0 (as many as the cores allow) or more")

@@ -169,6 +169,27 @@ def resume(run: Path, workers: int | None, debug: bool) -> int:
 
 
 @commands.command()
+@click.argument("run", type=DIRECTORY, metavar="RUN")
+@click.option("--add", type=COUNT, help="So many workers join.")
+@click.option("--remove", type=COUNT, help="So many workers leave, each after the lease in hand.")
+@debug_option
+def workers(run: Path, add: int | None, remove: int | None, debug: bool) -> int:
+    """Let workers join or leave a run that goes on.
+
+    Rates and schedules follow the examples that were applied, so they stay as
+    they are; no example is lost.
+
+    \b
+    Examples:
+      distbelief workers runs/digits-20260729-101530 --add 4
+      distbelief workers runs/digits-20260729-101530 --remove 2
+    """
+    from distbelief.elastic import workers_command
+
+    return workers_command(run, add, remove)
+
+
+@commands.command()
 @click.argument("runs", nargs=-1, required=True, type=DIRECTORY, metavar="RUN...")
 @weights_option
 @crops_option

@@ -66,7 +66,7 @@ def gateway(spec: RunSpec, live: LiveRun, data: str) -> Iterator[str]:
     door = spec.identity or tls.made()
     config = (spec.folder / rundir.CONFIG).read_text("utf-8")
     invitation = Invitation(spec.run, config, version("distbelief"), spec.layout.size, data)
-    gate = Gateway(invitation, spec.token, door, spec.identity, live.joiners, spec.journal)
+    gate = Gateway(invitation, spec.token, door, spec.identity, live.joiners, spec.journal, live.resize)
     gate.connect(live.targets)
     live.moved.append(gate.connect)
     host, _, port = spec.cluster.join.rpartition(":")

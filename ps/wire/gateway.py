@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from ps.errors import PeerLost, PeerRefused
+from ps.errors import BadInput, PeerLost, PeerRefused
 from ps.messages import LEDGER, Address, WorkerLost
 from ps.wire import gateway_pb2 as pb
 from ps.wire.admission import Admission, hear_out
@@ -75,6 +77,8 @@ class Gateway:
         inside: What the run's actors prove themselves with; None: they speak without TLS.
         workers: Ids for the workers that guests bring; shared with whoever else lets workers join.
         journals: Folder of the run's journals.
+        resize: Lets the run have so many more workers of its own (fewer, if negative); gives how many it has then, or
+            BadInput.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Gateway:
         inside: Identity | None,
         workers: Iterator[int],
         journals: Path,
+        resize: Callable[[int], Future[int]],
     ) -> None:
         self._invitation = invitation
         self._token = token
@@ -92,6 +97,7 @@ class Gateway:
         self._inside = inside
         self._workers = workers
         self._journals = journals
+        self._resize_by = resize
         self._traffic = Traffic()
         self._admission = Admission(token, self._traffic)
         self._targets: dict[str, str] = {}
@@ -115,7 +121,10 @@ class Gateway:
         handlers = {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in unary.items()}
         handlers["Exchange"] = grpc.stream_stream_rpc_method_handler(self._exchange)
         handlers["Mailbox"] = grpc.stream_stream_rpc_method_handler(self._mailbox)
-        join = {"Join": grpc.stream_stream_rpc_method_handler(self._join)}
+        join = {
+            "Join": grpc.stream_stream_rpc_method_handler(self._join),
+            "Resize": grpc.unary_unary_rpc_method_handler(self._resize),
+        }
         server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(SERVICE, handlers),
@@ -232,6 +241,15 @@ class Gateway:
         finally:
             self._members.discard(task)
             self._run_errand(self._tell_lost(workers))
+
+    async def _resize(self, request: bytes, context: Any) -> bytes:
+        await self._admission.admit(context)
+        try:
+            add = pb.ResizeRequest.FromString(request).add
+            workers = await asyncio.wrap_future(self._resize_by(add))
+        except (DecodeError, BadInput) as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return pb.ResizeReply(workers=workers).SerializeToString()
 
     async def _take_down(self, requests: AsyncIterator[bytes], journal: BinaryIO) -> None:
         async for request in requests:

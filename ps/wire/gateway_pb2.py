@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15ps/wire/gateway.proto\x12\rdistbelief.v1\"I\n\x05Guest\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.distbelief.v1.HelloH\x00\x12\x11\n\x07journal\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04said\")\n\x05Hello\x12\x0f\n\x07workers\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\t\"^\n\x07Welcome\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x02 \x01(\t\x12\x14\n\x0c\x66irst_worker\x18\x03 \x01(\x03\x12\x12\n\nparameters\x18\x04 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\t2C\n\x07Gateway\x12\x38\n\x04Join\x12\x14.distbelief.v1.Guest\x1a\x16.distbelief.v1.Welcome(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15ps/wire/gateway.proto\x12\rdistbelief.v1\"I\n\x05Guest\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.distbelief.v1.HelloH\x00\x12\x11\n\x07journal\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04said\")\n\x05Hello\x12\x0f\n\x07workers\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\t\"^\n\x07Welcome\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x02 \x01(\t\x12\x14\n\x0c\x66irst_worker\x18\x03 \x01(\x03\x12\x12\n\nparameters\x18\x04 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\t\"\x1c\n\rResizeRequest\x12\x0b\n\x03\x61\x64\x64\x18\x01 \x01(\x12\"\x1e\n\x0bResizeReply\x12\x0f\n\x07workers\x18\x01 \x01(\x03\x32\x87\x01\n\x07Gateway\x12\x38\n\x04Join\x12\x14.distbelief.v1.Guest\x1a\x16.distbelief.v1.Welcome(\x01\x30\x01\x12\x42\n\x06Resize\x12\x1c.distbelief.v1.ResizeRequest\x1a\x1a.distbelief.v1.ResizeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -27,6 +27,10 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_HELLO']._serialized_end=156
   _globals['_WELCOME']._serialized_start=158
   _globals['_WELCOME']._serialized_end=252
-  _globals['_GATEWAY']._serialized_start=254
-  _globals['_GATEWAY']._serialized_end=321
+  _globals['_RESIZEREQUEST']._serialized_start=254
+  _globals['_RESIZEREQUEST']._serialized_end=282
+  _globals['_RESIZEREPLY']._serialized_start=284
+  _globals['_RESIZEREPLY']._serialized_end=314
+  _globals['_GATEWAY']._serialized_start=317
+  _globals['_GATEWAY']._serialized_end=452
 # @@protoc_insertion_point(module_scope)

@@ -33,3 +33,15 @@ class Welcome(_message.Message):
     parameters: int
     data: str
     def __init__(self, run: _Optional[str] = ..., config: _Optional[str] = ..., first_worker: _Optional[int] = ..., parameters: _Optional[int] = ..., data: _Optional[str] = ...) -> None: ...
+
+class ResizeRequest(_message.Message):
+    __slots__ = ("add",)
+    ADD_FIELD_NUMBER: _ClassVar[int]
+    add: int
+    def __init__(self, add: _Optional[int] = ...) -> None: ...
+
+class ResizeReply(_message.Message):
+    __slots__ = ("workers",)
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    workers: int
+    def __init__(self, workers: _Optional[int] = ...) -> None: ...

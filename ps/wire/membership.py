@@ -17,6 +17,32 @@ JOIN_SECONDS = 20.0
 LEAVE_SECONDS = 5.0
 
 
+def resize(target: str, token: str, door: Identity, add: int) -> int:
+    """Let a run have so many more workers of its own, or fewer; return how many it has then. Arguments as of
+    Membership.
+
+    Raises:
+        PeerRefused: Wrong token, or it cannot have so many.
+        PeerLost: Nobody answers.
+    """
+    loop = Loop("distbelief-resize")
+
+    async def ask() -> int:
+        async with door.channel(target, OPTIONS) as channel:
+            method: Any = channel.unary_unary(f"/{GATEWAY}/Resize", None, None)
+            request = pb.ResizeRequest(add=add).SerializeToString()
+            reply = await method(request, metadata=((TOKEN, token),), timeout=JOIN_SECONDS)
+            return int(pb.ResizeReply.FromString(reply).workers)
+
+    try:
+        return loop.run(ask())
+    except grpc.aio.AioRpcError as error:
+        refused = error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INVALID_ARGUMENT)
+        raise (PeerRefused if refused else PeerLost)(str(error.details() or error.code().name)) from error
+    finally:
+        loop.close()
+
+
 class Membership:
     """One process's membership. `join`, `send` its journal as it grows, `leave`.
 

@@ -17,7 +17,7 @@ from workers.models import MODELS
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    "launch", "resume", "evaluate", "predict", "export", "status", "simulate", "replay", "verify", "report",
+    "launch", "resume", "workers", "evaluate", "predict", "export", "status", "worker", "simulate", "replay", "verify", "report",
     "staleness", "data", "bench",
 ]  # fmt: skip
 

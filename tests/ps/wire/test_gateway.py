@@ -5,6 +5,7 @@ those with the token get anything done.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from ps.errors import PeerLost, PeerRefused
+from ps.errors import BadInput, PeerLost, PeerRefused
 from ps.journal import LeaseReturned, Record, WorkerTimed
 from ps.ledger import Ledger, LedgerSettings
 from ps.messages import LEDGER, Exchanged, Granted, NextLease, Outcome, Reading, Wire
@@ -22,7 +23,7 @@ from ps.wire.client import Peer
 from ps.wire.files import SUFFIX, JournalWriter, read_journal
 from ps.wire.gateway import Gateway, Invitation
 from ps.wire.mailbox import SharedVectors
-from ps.wire.membership import Membership
+from ps.wire.membership import Membership, resize
 from ps.wire.tls import Identity
 from tests.ps.wire.test_server import PLAN, SECONDS, SHARD, TOKEN_HERE, N, World, answer_of, exchange, shard, world
 
@@ -41,10 +42,21 @@ class House:
         world.serve(SHARD, shard(), {0: N})
         world.serve(LEDGER, Ledger(PLAN, 1, LedgerSettings(), FIRST), {})
         world.servers[LEDGER].connect({SHARD: world.targets[SHARD]})
-        self.gateway = Gateway(INVITED, TOKEN_HERE, DOOR, None, count(FIRST), world.folder)
+        self.workers = 4
+        self.gateway = Gateway(INVITED, TOKEN_HERE, DOOR, None, count(FIRST), world.folder, self.resized)
         self.gateway.connect(world.targets)
         self.target = self.gateway.start("127.0.0.1")
         self.guests: list[Membership] = []
+
+    def resized(self, add: int) -> Future[int]:
+        """As a run does it that has four workers."""
+        answer: Future[int] = Future()
+        if self.workers + add < 1:
+            answer.set_exception(BadInput(f"workers: got {add:+} for {self.workers}, expected 1 or more afterwards"))
+        else:
+            self.workers += add
+            answer.set_result(self.workers)
+        return answer
 
     def member(self, token: str = TOKEN_HERE, door: Identity = DOOR) -> Membership:
         self.guests.append(Membership(self.target, token, door))
@@ -204,7 +216,25 @@ def test_a_member_sees_the_end_of_the_gateway(house: House) -> None:
 
 def test_a_port_that_is_taken_is_said(house: House) -> None:
     host, _, port = house.target.rpartition(":")
-    other = Gateway(INVITED, TOKEN_HERE, DOOR, None, count(), house.world.folder)
+    other = Gateway(INVITED, TOKEN_HERE, DOOR, None, count(), house.world.folder, house.resized)
     with pytest.raises(OSError, match=f"cannot listen on {host}:{port}"):
         other.start(host, int(port))
     other.close()
+
+
+def test_a_run_is_told_to_have_more_workers_or_fewer(house: House) -> None:
+    assert resize(house.target, TOKEN_HERE, DOOR, 3) == 7
+    assert resize(house.target, TOKEN_HERE, DOOR, -5) == 2
+    with pytest.raises(PeerRefused, match=r"^workers: got -2 for 2, expected 1 or more afterwards$"):
+        resize(house.target, TOKEN_HERE, DOOR, -2)
+    with pytest.raises(PeerRefused, match="wrong or missing run token"):
+        resize(house.target, "another", DOOR, 3)
+    with pytest.raises(PeerLost):
+        resize(house.target, TOKEN_HERE, tls.made(), 3)
+    assert house.workers == 2
+
+
+def test_where_no_gateway_is_nobody_is_told(house: House) -> None:
+    host, _, _ = house.target.rpartition(":")
+    with pytest.raises(PeerLost):
+        resize(f"{host}:1", TOKEN_HERE, DOOR, 3)
