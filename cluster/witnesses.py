@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from cluster.recording import Attempt, Recording
 from ps.journal import PushHandled, Record
 from ps.leases import LeasePlan
-from ps.messages import Outcome, Reading
+from ps.messages import Reading
 from workers.program import Gradient
 
 

@@ -146,6 +146,9 @@ class Running:
                 ("loss", f"{number(ledger.recent_loss, 4)}, training error {percent(ledger.recent_error)}"),
                 ("skipped", f"{ledger.skipped:,} unreadable examples"),
             ]  # fmt: skip
+            if ledger.quarantined:
+                named = ", ".join(map(str, ledger.quarantined))
+                lines.append(("quarantined", f"workers {named}: gradients not finite where others' were"))
         if self.shards:
             memory = sum(shard.by_memory for shard in self.shards)
             network = sum(shard.by_network for shard in self.shards)

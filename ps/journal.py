@@ -259,6 +259,15 @@ class WorkerLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerQuarantined:
+    """The ledger grants this worker nothing more: it found this lease's gradient not finite, and another did not."""
+
+    now: float
+    worker: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShardRejoined:
     """The ledger was told that a shard came back as this incarnation. Finished leases that it lost are returned."""
 
@@ -339,6 +348,6 @@ class FaultFired:
 Record = (
     ShardOpened | ShardSaved | LedgerOpened | AveragerOpened | AveragerSaved | Arithmetic | PushHandled | RoundApplied
     | PullHandled | ExchangeRefused | SampleSent | SampleSkipped | LeaseGranted | LeaseFinished | LeaseFailed
-    | LeaseDiscarded | LeaseReturned | RoundOrdered | WorkerLeft | ShardRejoined | LedgerStopped | SampleAveraged
-    | WorkerExchanged | WorkerTimed | FaultFired
+    | LeaseDiscarded | LeaseReturned | RoundOrdered | WorkerLeft | WorkerQuarantined | ShardRejoined | LedgerStopped
+    | SampleAveraged | WorkerExchanged | WorkerTimed | FaultFired
 )  # fmt: skip

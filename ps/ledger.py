@@ -15,7 +15,7 @@ shard said of an earlier incarnation is not believed. A ledger that lost its own
 asks the shards what they have (`rejoin`); it grants nothing before all have answered.
 
 A lease whose gradient was not finite goes to another worker, at the versions that this one pulls. If it fails there too
-(or if there is no other worker), the run has diverged.
+(or if there is no other worker), the run has diverged. If not, the first one is to blame and gets no lease any more.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from ps.journal import (
     RoundOrdered,
     ShardRejoined,
     WorkerLeft,
+    WorkerQuarantined,
 )
 from ps.losses import Finish, Losses
 from ps.messages import (
@@ -104,7 +105,8 @@ class LedgerSettings:
 @dataclass(frozen=True, slots=True)
 class LedgerStatus:
     """What the ledger tells about the run. `loss`: mean main loss of the last leases, at most an epoch's, or NaN;
-    `recent_auxiliary`: of the newest leases, per auxiliary head; `next_worker`: the least id that no worker has had.
+    `recent_auxiliary`: of the newest leases, per auxiliary head; `next_worker`: the least id that no worker has had;
+    `quarantined`: workers that get no lease any more.
     """
 
     leases: int
@@ -122,6 +124,7 @@ class LedgerStatus:
     message: str
     recent_auxiliary: tuple[float, ...] = ()
     next_worker: int = 0
+    quarantined: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -162,6 +165,7 @@ class Ledger:
         self._shards = shards
         self._expected = workers
         self._lost_workers: set[int] = set()  # their ids are never used again
+        self._quarantined: list[int] = []  # those of them that were sent away
         self._settings = settings
         consistency = consistency or ConsistencySettings()
         self._gate = consistency.gate()
@@ -208,6 +212,7 @@ class Ledger:
             ending=self._ending.value if self._ending else "",
             message=self._message,
             next_worker=1 + max((self._expected - 1, *self._workers, *self._lost_workers)),
+            quarantined=tuple(self._quarantined),
         )
 
     @property
@@ -294,6 +299,8 @@ class Ledger:
             if self._book.holds(worker, done.lease, done.attempt):
                 self._inquire(now, [done.lease], out, blameless=True)
             return
+        for suspect in self._book.not_finite.get(done.lease, set()) - {worker}:
+            self._quarantine(now, suspect, done.lease, out)
         word = StagedLease(worker, done.lease, done.attempt, done.loss, done.errors, done.skipped, 0, done.auxiliary)
         self._arrived(now, word, out)
 
@@ -352,6 +359,16 @@ class Ledger:
                 return
         lease.reason = failed.reason
         self._inquire(now, [failed.lease], out)
+
+    def _quarantine(self, now: float, worker: int, lease: int, out: Outbox) -> None:
+        """What it found not finite, another did not. The last worker stays."""
+        if worker in self._lost_workers or self._living == 1:
+            return
+        out.append((JOURNAL, WorkerQuarantined(now, worker, lease)))
+        self._quarantined.append(worker)
+        if (state := self._workers.get(worker)) is not None and state.waiting:
+            self._answer(worker, NoMoreLeases(state.number, Ending.FAILED.value), out)
+        self._lost(now, worker, out)
 
     # --- what the driver says ----------------------------------------------------------------------------------------
 
@@ -486,6 +503,8 @@ class Ledger:
                     self._recall_round(record)
                 case WorkerLeft():
                     self._leave(record.worker)
+                case WorkerQuarantined():
+                    self._quarantined.append(record.worker)
                 case ShardRejoined():
                     self._incarnations[record.shard] = record.incarnation
                 case LedgerStopped():

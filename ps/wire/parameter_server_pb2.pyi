@@ -464,7 +464,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., rate: _Optional[float] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., skipped_samples: _Optional[int] = ..., waiting_samples: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., discarded: _Optional[int] = ..., staged: _Optional[int] = ...) -> None: ...
 
 class LedgerStatus(_message.Message):
-    __slots__ = ("leases", "granted", "finished", "reissued", "outstanding", "samples", "skipped", "workers", "loss", "recent_loss", "recent_error", "ending", "message", "recent_auxiliary", "next_worker")
+    __slots__ = ("leases", "granted", "finished", "reissued", "outstanding", "samples", "skipped", "workers", "loss", "recent_loss", "recent_error", "ending", "message", "recent_auxiliary", "next_worker", "quarantined")
     LEASES_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
@@ -480,6 +480,7 @@ class LedgerStatus(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RECENT_AUXILIARY_FIELD_NUMBER: _ClassVar[int]
     NEXT_WORKER_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     leases: int
     granted: int
     finished: int
@@ -495,7 +496,8 @@ class LedgerStatus(_message.Message):
     message: str
     recent_auxiliary: _containers.RepeatedScalarFieldContainer[float]
     next_worker: int
-    def __init__(self, leases: _Optional[int] = ..., granted: _Optional[int] = ..., finished: _Optional[int] = ..., reissued: _Optional[int] = ..., outstanding: _Optional[int] = ..., samples: _Optional[int] = ..., skipped: _Optional[int] = ..., workers: _Optional[int] = ..., loss: _Optional[float] = ..., recent_loss: _Optional[float] = ..., recent_error: _Optional[float] = ..., ending: _Optional[str] = ..., message: _Optional[str] = ..., recent_auxiliary: _Optional[_Iterable[float]] = ..., next_worker: _Optional[int] = ...) -> None: ...
+    quarantined: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, leases: _Optional[int] = ..., granted: _Optional[int] = ..., finished: _Optional[int] = ..., reissued: _Optional[int] = ..., outstanding: _Optional[int] = ..., samples: _Optional[int] = ..., skipped: _Optional[int] = ..., workers: _Optional[int] = ..., loss: _Optional[float] = ..., recent_loss: _Optional[float] = ..., recent_error: _Optional[float] = ..., ending: _Optional[str] = ..., message: _Optional[str] = ..., recent_auxiliary: _Optional[_Iterable[float]] = ..., next_worker: _Optional[int] = ..., quarantined: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class AveragerStatus(_message.Message):
     __slots__ = ("versions", "counts")
@@ -811,6 +813,16 @@ class WorkerLeft(_message.Message):
     worker: int
     def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ...) -> None: ...
 
+class WorkerQuarantined(_message.Message):
+    __slots__ = ("now", "worker", "lease")
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    now: float
+    worker: int
+    lease: int
+    def __init__(self, now: _Optional[float] = ..., worker: _Optional[int] = ..., lease: _Optional[int] = ...) -> None: ...
+
 class ShardRejoined(_message.Message):
     __slots__ = ("now", "shard", "incarnation", "version")
     NOW_FIELD_NUMBER: _ClassVar[int]
@@ -898,7 +910,7 @@ class FaultFired(_message.Message):
     def __init__(self, now: _Optional[float] = ..., actor: _Optional[str] = ..., event: _Optional[int] = ..., do: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Record(_message.Message):
-    __slots__ = ("header", "shard_opened", "push_handled", "pull_handled", "exchange_refused", "sample_sent", "sample_skipped", "lease_granted", "lease_finished", "lease_failed", "lease_returned", "ledger_stopped", "sample_averaged", "worker_exchanged", "worker_timed", "ledger_opened", "arithmetic", "round_applied", "lease_discarded", "round_ordered", "shard_saved", "averager_opened", "averager_saved", "worker_left", "shard_rejoined", "fault_fired")
+    __slots__ = ("header", "shard_opened", "push_handled", "pull_handled", "exchange_refused", "sample_sent", "sample_skipped", "lease_granted", "lease_finished", "lease_failed", "lease_returned", "ledger_stopped", "sample_averaged", "worker_exchanged", "worker_timed", "ledger_opened", "arithmetic", "round_applied", "lease_discarded", "round_ordered", "shard_saved", "averager_opened", "averager_saved", "worker_left", "shard_rejoined", "fault_fired", "worker_quarantined")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     SHARD_OPENED_FIELD_NUMBER: _ClassVar[int]
     PUSH_HANDLED_FIELD_NUMBER: _ClassVar[int]
@@ -925,6 +937,7 @@ class Record(_message.Message):
     WORKER_LEFT_FIELD_NUMBER: _ClassVar[int]
     SHARD_REJOINED_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIRED_FIELD_NUMBER: _ClassVar[int]
+    WORKER_QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     header: Header
     shard_opened: ShardOpened
     push_handled: PushHandled
@@ -951,4 +964,5 @@ class Record(_message.Message):
     worker_left: WorkerLeft
     shard_rejoined: ShardRejoined
     fault_fired: FaultFired
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., shard_opened: _Optional[_Union[ShardOpened, _Mapping]] = ..., push_handled: _Optional[_Union[PushHandled, _Mapping]] = ..., pull_handled: _Optional[_Union[PullHandled, _Mapping]] = ..., exchange_refused: _Optional[_Union[ExchangeRefused, _Mapping]] = ..., sample_sent: _Optional[_Union[SampleSent, _Mapping]] = ..., sample_skipped: _Optional[_Union[SampleSkipped, _Mapping]] = ..., lease_granted: _Optional[_Union[LeaseGranted, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., lease_failed: _Optional[_Union[LeaseFailed, _Mapping]] = ..., lease_returned: _Optional[_Union[LeaseReturned, _Mapping]] = ..., ledger_stopped: _Optional[_Union[LedgerStopped, _Mapping]] = ..., sample_averaged: _Optional[_Union[SampleAveraged, _Mapping]] = ..., worker_exchanged: _Optional[_Union[WorkerExchanged, _Mapping]] = ..., worker_timed: _Optional[_Union[WorkerTimed, _Mapping]] = ..., ledger_opened: _Optional[_Union[LedgerOpened, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, _Mapping]] = ..., round_applied: _Optional[_Union[RoundApplied, _Mapping]] = ..., lease_discarded: _Optional[_Union[LeaseDiscarded, _Mapping]] = ..., round_ordered: _Optional[_Union[RoundOrdered, _Mapping]] = ..., shard_saved: _Optional[_Union[ShardSaved, _Mapping]] = ..., averager_opened: _Optional[_Union[AveragerOpened, _Mapping]] = ..., averager_saved: _Optional[_Union[AveragerSaved, _Mapping]] = ..., worker_left: _Optional[_Union[WorkerLeft, _Mapping]] = ..., shard_rejoined: _Optional[_Union[ShardRejoined, _Mapping]] = ..., fault_fired: _Optional[_Union[FaultFired, _Mapping]] = ...) -> None: ...
+    worker_quarantined: WorkerQuarantined
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., shard_opened: _Optional[_Union[ShardOpened, _Mapping]] = ..., push_handled: _Optional[_Union[PushHandled, _Mapping]] = ..., pull_handled: _Optional[_Union[PullHandled, _Mapping]] = ..., exchange_refused: _Optional[_Union[ExchangeRefused, _Mapping]] = ..., sample_sent: _Optional[_Union[SampleSent, _Mapping]] = ..., sample_skipped: _Optional[_Union[SampleSkipped, _Mapping]] = ..., lease_granted: _Optional[_Union[LeaseGranted, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., lease_failed: _Optional[_Union[LeaseFailed, _Mapping]] = ..., lease_returned: _Optional[_Union[LeaseReturned, _Mapping]] = ..., ledger_stopped: _Optional[_Union[LedgerStopped, _Mapping]] = ..., sample_averaged: _Optional[_Union[SampleAveraged, _Mapping]] = ..., worker_exchanged: _Optional[_Union[WorkerExchanged, _Mapping]] = ..., worker_timed: _Optional[_Union[WorkerTimed, _Mapping]] = ..., ledger_opened: _Optional[_Union[LedgerOpened, _Mapping]] = ..., arithmetic: _Optional[_Union[Arithmetic, _Mapping]] = ..., round_applied: _Optional[_Union[RoundApplied, _Mapping]] = ..., lease_discarded: _Optional[_Union[LeaseDiscarded, _Mapping]] = ..., round_ordered: _Optional[_Union[RoundOrdered, _Mapping]] = ..., shard_saved: _Optional[_Union[ShardSaved, _Mapping]] = ..., averager_opened: _Optional[_Union[AveragerOpened, _Mapping]] = ..., averager_saved: _Optional[_Union[AveragerSaved, _Mapping]] = ..., worker_left: _Optional[_Union[WorkerLeft, _Mapping]] = ..., shard_rejoined: _Optional[_Union[ShardRejoined, _Mapping]] = ..., fault_fired: _Optional[_Union[FaultFired, _Mapping]] = ..., worker_quarantined: _Optional[_Union[WorkerQuarantined, _Mapping]] = ...) -> None: ...

@@ -100,8 +100,9 @@ def pace(ran: Ran, workers: range) -> float:
     [
         (Fault("worker-0", "stop", event=8, seconds=60.0), STEADY),
         (None, SimulateSettings(compute="constant", compute_seconds=1.0, slow_workers=1, slow_factor=100.0)),
+        (Fault("worker-0", "corrupt", every=1.0), STEADY),
     ],
-    ids=["stands still for a minute", "100 times slower"],
+    ids=["stands still for a minute", "100 times slower", "sends NaN"],
 )
 def test_a_worker_that_lags_does_not_slow_the_others(fault: Fault | None, model: SimulateSettings) -> None:
     workers, updates = 8, 400
@@ -109,3 +110,10 @@ def test_a_worker_that_lags_does_not_slow_the_others(fault: Fault | None, model:
     ran = simulated(*([fault] if fault else []), model=model, workers=workers, updates=updates)
     assert pace(ran, range(1, workers)) >= 0.95 * undisturbed
     assert ran.simulation.status().ledger.reissued >= 1, "its lease was taken by another"
+
+
+def test_a_worker_that_sends_nan_is_quarantined_after_its_first_lease_is_finished_by_another() -> None:
+    ran = simulated(Fault("worker-0", "corrupt", every=1.0), workers=4, updates=60)
+    assert ran.simulation.status().ledger.quarantined == (0,)
+    granted = [r.worker for r in ran.journals[LEDGER] if isinstance(r, LeaseGranted)]
+    assert granted.count(0) <= 4

@@ -146,7 +146,7 @@ def test_a_running_run_as_json(running: Path, capsys: pytest.CaptureFixture[str]
     assert report["ledger"] == {
         "leases": 20, "granted": 5, "finished": 3, "reissued": 0, "outstanding": 2, "samples": 30, "skipped": 3,
         "workers": 2, "loss": 0.5, "recent_loss": 0.5, "recent_error": 6 / 27, "recent_auxiliary": [], "ending": "",
-        "message": "", "next_worker": 2,
+        "message": "", "next_worker": 2, "quarantined": [],
     }  # fmt: skip
     assert report["shards"][0] == {
         "shard": 0, "version": 3, "samples": 30, "staleness_mean": 1.0, "staleness_p95": 2, "rate": 0.02,

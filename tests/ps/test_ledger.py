@@ -17,6 +17,7 @@ from ps.journal import (
     LeaseReturned,
     LedgerStopped,
     WorkerLeft,
+    WorkerQuarantined,
 )
 from ps.leases import LeasePlan
 from ps.ledger import Ending, Ledger, LedgerSettings
@@ -496,8 +497,18 @@ def test_a_lease_that_is_not_finite_goes_to_another_worker_which_may_find_it_fin
     ledger.handle(1.0, NextLease(0, 2, Failed(0, 0, False, "loss nan")))
     assert come_back(ledger, 1) == [(JOURNAL, LeaseReturned(5.0, 0, 0))], "worker 0 is in line, and does not get it"
     assert ledger.handle(6.0, NextLease(1, 2, done(1)))[1:] == granted(6.0, 1, 2, 0, attempt=1)
-    assert ledger.handle(7.0, NextLease(1, 3, done(0, 1)))[0][1] == LeaseFinished(7.0, 1, 0, 1, 4, 0.5, 1, 0)
-    assert ledger.status().ending == ""
+    out = ledger.handle(7.0, NextLease(1, 3, done(0, 1)))
+    assert out[:3] == [
+        (JOURNAL, WorkerQuarantined(7.0, 0, 0)),
+        (JOURNAL, WorkerLeft(7.0, 0)),
+        (JOURNAL, LeaseFinished(7.0, 1, 0, 1, 4, 0.5, 1, 0)),
+    ]
+    assert (worker(0), NoMoreLeases(2, "failed")) in out, "the first one was to blame"
+    assert ledger.handle(8.0, NextLease(0, 3, None)) == [(worker(0), NoMoreLeases(3, "failed"))]
+    assert (ledger.status().ending, ledger.status().quarantined) == ("", (0,))
+    again = make()
+    again.recall([record for to, record in out if to == JOURNAL and isinstance(record, WorkerQuarantined | WorkerLeft)])
+    assert again.status().quarantined == (0,)
 
 
 def test_a_lease_that_is_not_finite_for_two_workers_has_diverged(make: Make) -> None:

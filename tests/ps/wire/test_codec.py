@@ -38,6 +38,7 @@ from ps.journal import (
     ShardSaved,
     WorkerExchanged,
     WorkerLeft,
+    WorkerQuarantined,
     WorkerTimed,
 )
 from ps.ledger import LedgerStatus
@@ -156,6 +157,7 @@ RECORDS = [
     SampleAveraged(1.5, 1, 0, 8, True),
     WorkerExchanged(1.5, 3, 2, 1, -1, Outcome.NONE, Reading(0, 0)),
     WorkerTimed(1.5, 3, 9, 0.1, 0.2, 0.3, 0.4, 0.5),
+    WorkerQuarantined(1.5, 3, 9),
     FaultFired(1.5, "shard-0", 9, "kill", "Exchange"),
 ]
 
