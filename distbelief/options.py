@@ -179,7 +179,8 @@ SETTINGS = (
             "Type that vectors have on their way between hosts (within one: only with --set cluster.path=network)."),
     Setting("--tls", "cluster.tls", FLAG, "Encrypt what goes between the actors, with a certificate made for the run."),
     Setting("--faults", "cluster.faults", FILE,
-            "TOML file that plans what goes wrong: kills, stops, lost, late, doubled or damaged messages, to try it."),
+            "TOML file of [[fault]] tables that plan what goes wrong: actor, do (kill, stop, delay, drop, duplicate or "
+            "corrupt), event or every, when, seconds."),
     Setting("--target-error", "run.target_error", NUMBER,
             "End the run when the average's top-1 error, a fraction, is at most this: 0.05 for 5 %."),
     Setting("--max-seconds", "run.max_seconds", NUMBER, "End the run after so many seconds."),
