@@ -15,7 +15,8 @@ shard said of an earlier incarnation is not believed. A ledger that lost its own
 asks the shards what they have (`rejoin`); it grants nothing before all have answered.
 
 A lease whose gradient was not finite goes to another worker, at the versions that this one pulls. If it fails there too
-(or if there is no other worker), the run has diverged. If not, the first one is to blame and gets no lease any more.
+(or, with no other worker, once more), the run has diverged. If not, the first one is to blame and gets no lease any
+more.
 """
 
 from __future__ import annotations
@@ -353,8 +354,9 @@ class Ledger:
         out.append((JOURNAL, LeaseFailed(now, worker, failed.lease, failed.attempt, failed.finite, failed.reason)))
         if not failed.finite:
             seen_by = self._book.not_finite.setdefault(failed.lease, set())
+            again = worker in seen_by
             seen_by.add(worker)
-            if len(seen_by) > 1 or self._living == 1:
+            if len(seen_by) > 1 or again:
                 self._stop(now, Ending.DIVERGED, failed.reason, out)
                 return
         lease.reason = failed.reason
