@@ -107,6 +107,7 @@ def _fault(draws: Draws) -> Fault:
         role,
         do,
         every=float(draws.uniform(3.0, 60.0)) * (4.0 if do in ("kill", "stop") else 1.0),
+        times=10 if do == "stop" else 0,  # without end, an actor may stand still for more than all the time there is
         when=str(draws.choice(["before", "after"])) if do in ("kill", "drop") else "before",
         seconds=float(draws.uniform(0.01, 12.0)) if do in ("stop", "delay") else 0.0,
     )
