@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from distbelief import rundir
+from distbelief.conservation import complaint
 from distbelief.histogram import mean
 from distbelief.progress import duration, number, percent
 from distbelief.report import course, html
@@ -66,7 +67,7 @@ def run_page(subject: Subject) -> str:
     lead = html.paragraph(f"{config.model.name} on {config.data.name}, {cluster}, {clock}; {modes}")
     sections = [
         _at_a_glance(subject), _notices(subject), course.learning(subject), course.staleness(subject),
-        course.time(subject), _leases(subject), _what_it_was(subject), _again(subject),
+        course.time(subject), _leases(subject), _measured(subject), _what_it_was(subject), _again(subject),
     ]  # fmt: skip
     return html.page(subject.folder.name, lead, sections)
 
@@ -105,17 +106,20 @@ def _notices(subject: Subject) -> Html:
             "warning", ["no summary.json: the run goes on, or was killed; this is what its journals say"]
         )
     ending = f"ended by {summary['stopped_by']}" + (f": {summary['message']}" if summary["message"] else "")
-    if summary["stopped_by"] in ("diverged", "failed"):
-        return html.joined(html.notices("bad", [ending]), html.notices("warning", _warnings(summary)))
-    early = [] if summary["stopped_by"] == "completed" else [ending]
-    if warnings := [*early, *_warnings(summary)]:
-        return html.notices("warning", warnings)
+    failed = summary["stopped_by"] in ("diverged", "failed")
+    bad = [line for line in (ending if failed else "", complaint(summary.get("conservation"))) if line]
+    early = [] if failed or summary["stopped_by"] == "completed" else [ending]
+    warnings = [*early, *_warnings(summary)]
+    if bad or warnings:
+        return html.joined(html.notices("bad", bad), html.notices("warning", warnings))
     return html.notices("good", ["completed: every lease was applied exactly once, and nothing was skipped"])
 
 
 def _warnings(summary: dict[str, Any]) -> list[str]:
     leases = summary["leases"]
+    advice = (summary.get("stability") or {}).get("advice", "").removeprefix("warning: ")
     found = [
+        (advice, advice),
         (not summary["replayable"], "not replayable: its journals are not enough to run it again"),
         (leases["reissued"], f"{leases['reissued']:,} leases were granted again: lost, late or too stale"),
         (leases["outstanding"], f"{leases['outstanding']:,} leases were granted and not applied on every shard"),
@@ -130,6 +134,34 @@ def _warnings(summary: dict[str, Any]) -> list[str]:
         (summary["evaluation"]["average"]["top1_error"] is None, "the weights were not evaluated"),
     ]
     return [text for present, text in found if present]
+
+
+def _measured(subject: Subject) -> Html:
+    """What theory speaks of, as far as it was measured."""
+    summary = subject.summary or {}
+    pairs = []
+    conservation = summary.get("conservation") or {}
+    if conservation.get("holds") is not None:
+        shards, workers = conservation["staleness_and_ages"], conservation["others_open"]
+        law = "holds" if conservation["holds"] else "broken"
+        pairs.append(
+            ("conservation of staleness", f"{law}: {shards:,} updates at the shards, {workers:,} at the workers")
+        )
+    if stability := summary.get("stability"):
+        at = f"at staleness {stability['staleness']:.3g} and momentum {stability['momentum']:g}"
+        pairs.append(("largest curvature", f"{stability['curvature']:.4g}"))
+        pairs.append(("largest stable rate", f"{stability['limit']:.3g} {at}"))
+        pairs.append(("stability ratio", f"{stability['ratio']:.3g}: the rate over that one"))
+    if (momentum := summary.get("effective_momentum")) is not None:
+        alone = 1 - 1 / subject.config.cluster.workers
+        pairs.append(("effective momentum", f"{momentum:.4f}; of memoryless workers without momentum: {alone:.4f}"))
+    if (rate := summary.get("effective_rate")) is not None:
+        pairs.append(("effective rate", f"{rate:.4g}"))
+    if gap := summary.get("gap"):
+        pairs.append(
+            ("gap, pull to application", f"mean {gap['mean']:.3g}, largest {gap['largest']:.3g} (root mean square)")
+        )
+    return html.section("Measured", html.facts(pairs)) if pairs else Html("")
 
 
 def _what_it_was(subject: Subject) -> Html:

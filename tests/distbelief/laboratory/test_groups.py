@@ -64,7 +64,7 @@ def test_ways_are_called_by_what_tells_them_apart() -> None:
 def test_what_was_measured_stands_beside_theory() -> None:
     assert figures.theory(grouped(RESULTS)) == []
     measured = [
-        result(workers, "async", 0.1, 0, 0.1, effective_momentum=1 - 1 / workers, stability_ratio=workers / 8)
+        result(workers, "async", 0.1, 0, 0.1, effective_momentum=1 - 1 / workers, stability={"ratio": workers / 8})
         for workers in (2, 4, 8)
     ]
     momentum, ratio = figures.theory(grouped(measured))

@@ -130,6 +130,26 @@ def test_what_went_wrong_stands_at_the_top(learned: Path, tmp_path: Path) -> Non
     assert "completed:" not in text
 
 
+def test_what_was_measured_is_told_and_what_is_wrong_stands_at_the_top(learned: Path) -> None:
+    subject = Subject.read(learned)
+    assert subject.summary is not None
+    stability = {
+        "rate": 0.1, "momentum": 0.9, "staleness": 3.0, "curvature": 12.5, "limit": 0.0028, "ratio": 35.9,
+        "advice": "warning: rate 0.1 x curvature 12.5 is 36 times what is stable",
+    }  # fmt: skip
+    measured = {
+        "stability": stability, "gap": {"mean": 0.002, "largest": 0.01}, "effective_momentum": 0.7499,
+        "effective_rate": 0.025, "conservation": {"holds": False, "staleness_and_ages": 1270, "others_open": 1269},
+    }  # fmt: skip
+    page = Page(run_page(replace(subject, summary={**subject.summary, **measured})))
+    for cell in ("12.5", "0.0028 at staleness 3 and momentum 0.9", "35.9: the rate over that one", "0.025"):
+        assert cell in page.texts["td"]
+    assert "0.7499; of memoryless workers without momentum: 0.7500" in page.texts["td"]
+    assert "broken: 1,270 updates at the shards, 1,269 at the workers" in page.texts["td"]
+    assert "! rate 0.1 x curvature 12.5 is 36 times what is stable" in page.texts["li"]
+    assert any(line.startswith("✕ error: staleness is not conserved") for line in page.texts["li"])
+
+
 def test_the_last_evaluation_is_drawn_though_it_came_after_training(learned: Path) -> None:
     """A live run evaluates its final weights when its metrics are closed."""
     subject = Subject.read(learned)
