@@ -56,50 +56,56 @@ def _tuned(group: Group, groups: Sequence[Group]) -> list[tuple[str, float]]:
 
 
 def maps(groups: Sequence[Group]) -> list[Html]:
-    """Heat maps of workers by rate, and of workers by momentum at the best rate, as far as the grid has them."""
-    found = []
-    rates = {group.rate for group in groups}
-    momenta = {group.momentum for group in groups}
+    """Heat maps by rate, and by momentum at the best rate, as far as the grid has several. Rows are numbers of workers;
+    with one number only, ways to train.
+    """
     errors = [group.error for group in groups if math.isfinite(group.error)]
     if not errors:
         return []
     span = min(errors), max(errors)
-    for others in sorted({(g.way.cluster, g.way.consistency, g.way.correction) for g in groups}):
-        chosen = [g for g in groups if (g.way.cluster, g.way.consistency, g.way.correction) == others]
-        if len(rates) > 1:
+    by_workers = len({group.way.workers for group in groups}) > 1
+    momenta = {group.momentum for group in groups}
+    found = []
+    for shared in sorted({_shared(group.way, by_workers) for group in groups}):
+        chosen = [group for group in groups if _shared(group.way, by_workers) == shared]
+        if len({group.rate for group in groups}) > 1:
             for momentum in sorted({group.momentum for group in chosen}):
                 some = [group for group in chosen if group.momentum == momentum]
-                title = _titled("Error by workers and rate", others, groups, momentum if len(momenta) > 1 else None)
-                found.append(_map(title, some, "rate", span))
+                parts = [f"momentum {momentum:g}"] if len(momenta) > 1 else []
+                found.append(_map(_titled("Error by rate", parts, shared, groups), some, "rate", span))
         if len({group.momentum for group in chosen}) > 1:
-            title = _titled("Error by workers and momentum, at the best rate", others, groups, None)
+            title = _titled("Error by momentum, at the best rate", [], shared, groups)
             found.append(_map(title, chosen, "momentum", span))
     return found
 
 
-def _titled(title: str, others: tuple[str, str, str], groups: Sequence[Group], momentum: float | None) -> str:
+def _shared(way: Way, by_workers: bool) -> Way:
+    """What all rows of a map have in common."""
+    return Way(way.cluster, 0, way.consistency, way.correction) if by_workers else Way(way.cluster, 0, "", "")
+
+
+def _titled(title: str, parts: list[str], shared: Way, groups: Sequence[Group]) -> str:
     """The title, with what tells the map from the others."""
-    parts = [] if momentum is None else [f"momentum {momentum:g}"]
-    for name, value in zip(("cluster", "consistency", "correction"), others, strict=True):
-        if len({getattr(group.way, name) for group in groups}) > 1:
-            parts.append(f"{name} {value}")
+    for name in ("cluster", "consistency", "correction"):
+        value = getattr(shared, name)
+        if value and len({getattr(group.way, name) for group in groups}) > 1:
+            parts = [*parts, f"{name} {value}"]
     return f"{title}: {', '.join(parts)}" if parts else title
 
 
 def _map(title: str, groups: Sequence[Group], axis: str, span: tuple[float, float]) -> Html:
-    workers = sorted({group.way.workers for group in groups})
+    rows = sorted({group.way for group in groups})
     columns = sorted({float(getattr(group, axis)) for group in groups})
     fields: list[list[Field]] = []
-    for row in workers:
+    for row in rows:
         fields.append([])
         for column in columns:
-            some = [g for g in groups if g.way.workers == row and getattr(g, axis) == column and math.isfinite(g.error)]
-            group = min(some, key=lambda g: g.error, default=None)
-            fields[-1].append(_field(group))
-    sides = Sides(axis, [f"{column:g}" for column in columns], "workers", [str(row) for row in workers])
-    drawing = heat(title, sides, fields, span)
-    note = "Mean top-1 error of the average, in percent; framed: the least of each row; ×: diverged."
-    return html.figure(title, drawing, Html(""), note)
+            some = [g for g in groups if g.way == row and getattr(g, axis) == column and math.isfinite(g.error)]
+            fields[-1].append(_field(min(some, key=lambda g: g.error, default=None)))
+    by_workers = len({row.workers for row in rows}) > 1
+    names = [str(row.workers) if by_workers else row.label(rows) for row in rows]
+    sides = Sides(axis, [f"{column:g}" for column in columns], "workers" if by_workers else "", names)
+    return html.figure(title, heat(title, sides, fields, span), Html(""))
 
 
 def _field(group: Group | None) -> Field:

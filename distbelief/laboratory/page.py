@@ -25,6 +25,8 @@ TIMES = (
     "whatever this machine took."
 )
 
+MAPS = "Mean top-1 error of the average at the end, in percent. Framed: the least of each row; ×: diverged."
+
 
 def laboratory_page(experiment: Experiment, results: Sequence[Result], out: Path) -> str:
     """The whole page.
@@ -38,7 +40,7 @@ def laboratory_page(experiment: Experiment, results: Sequence[Result], out: Path
     for title, found, text in (
         ("Learning", figures.learning(groups), LEARNING),
         ("Time to the target", figures.times(groups, experiment.target_error), TIMES),
-        ("The grid", figures.maps(groups), ""),
+        ("The grid", figures.maps(groups), MAPS),
         ("Theory beside it", figures.theory(groups), ""),
         ("Staleness", figures.staleness(groups), ""),
     ):

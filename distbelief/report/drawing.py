@@ -11,6 +11,7 @@ from distbelief.report.html import Html
 
 WIDTH, HEIGHT = 620, 320
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 46  # margins, where numbers and labels stand
+LETTER = 7.0  # width of one, about
 
 Point = tuple[float, float]
 
@@ -56,7 +57,7 @@ def labels(x: str, y: str, bottom: float) -> str:
 
 def column_names(names: Sequence[str], step: float) -> str:
     """Below the columns, as many names as there is room for."""
-    every = max(1, math.ceil(max(len(name) for name in names) * 7.5 / step))
+    every = max(1, math.ceil(max(len(name) for name in names) * LETTER / step))
     return "".join(
         f'<text x="{LEFT + (place + 0.5) * step:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
         f"{escape(names[place])}</text>"

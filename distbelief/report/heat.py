@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from distbelief.report.drawing import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, drawing, empty, labels
+from distbelief.report.drawing import BOTTOM, HEIGHT, LEFT, LETTER, RIGHT, TOP, WIDTH, drawing, empty, labels
 from distbelief.report.html import Html
 
 _MAP = ((253, 231, 37), (94, 201, 98), (33, 145, 140), (59, 82, 139), (68, 1, 84))  # viridis, from its bright end
@@ -49,7 +49,8 @@ def heat(what: str, sides: Sides, fields: Sequence[Sequence[Field]], span: tuple
     if not values:
         return empty(what)
     low, high = span or (min(values), max(values))
-    wide = (WIDTH - LEFT - RIGHT) / len(sides.columns)
+    edge = max(LEFT, 30 + LETTER * max(len(name) for name in sides.rows))
+    wide = (WIDTH - edge - RIGHT) / len(sides.columns)
     high_px = min(46.0, (HEIGHT - TOP - BOTTOM) / len(sides.rows))
     bottom = TOP + high_px * len(sides.rows)
     parts = []
@@ -57,10 +58,10 @@ def heat(what: str, sides: Sides, fields: Sequence[Sequence[Field]], span: tuple
         known = [f.value for f in row if f.value is not None and math.isfinite(f.value)]
         top = TOP + r * high_px
         parts.append(
-            f'<text x="{LEFT - 8}" y="{top + high_px / 2 + 4:.1f}" text-anchor="end">{escape(sides.rows[r])}</text>'
+            f'<text x="{edge - 8:.1f}" y="{top + high_px / 2 + 4:.1f}" text-anchor="end">{escape(sides.rows[r])}</text>'
         )
         for c, each in enumerate(row):
-            left = LEFT + c * wide
+            left = edge + c * wide
             box = f'x="{left + 1:.1f}" y="{top + 1:.1f}" width="{wide - 2:.1f}" height="{high_px - 2:.1f}" rx="3"'
             fill, ink = 'class="none"', 'class="strong"'
             if each.value is not None and math.isfinite(each.value):
@@ -74,7 +75,7 @@ def heat(what: str, sides: Sides, fields: Sequence[Sequence[Field]], span: tuple
             )
     for c, name in enumerate(sides.columns):
         parts.append(
-            f'<text x="{LEFT + (c + 0.5) * wide:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{escape(name)}</text>'
+            f'<text x="{edge + (c + 0.5) * wide:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{escape(name)}</text>'
         )
     parts.append(labels(sides.x, sides.y, bottom))
     return drawing(what, parts, bottom + BOTTOM)

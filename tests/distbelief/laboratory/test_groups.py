@@ -71,3 +71,23 @@ def test_what_was_measured_stands_beside_theory() -> None:
     assert "momentum 0.9: 0.75 at 4" in momentum
     assert "1 - 1/W: memoryless workers: 0.875 at 8" in momentum
     assert "momentum 0.9: 10 % at 0.5" in ratio
+
+
+def test_maps_have_rows_of_workers_or_else_of_ways() -> None:
+    (by_way,) = figures.maps(grouped(RESULTS))
+    assert ">async</text>" in by_way
+    assert ">sync</text>" in by_way
+    assert "8 workers, rate 0.2, momentum 0.9: error 21 % (2 % to 40 % over 2 seeds)" in by_way
+    more = figures.maps(grouped([*RESULTS, result(32, "async", 0.1, 0, 0.5)]))
+    assert len(more) == 2  # one for each consistency
+    assert "Error by rate: consistency async" in more[0]
+    assert ">32</text>" in more[0]
+
+
+def test_times_to_a_target_are_of_the_fastest_and_never_is_said() -> None:
+    (figure,) = figures.times(grouped(RESULTS), 0.3)
+    assert "async: 1.5" in figure
+    assert "sync: 2.5" in figure
+    (figure,) = figures.times(grouped([*RESULTS[2:4], result(8, "backup:1", 0.1, 0, 0.7)]), 0.3)
+    assert "backup:1: never" in figure
+    assert figures.times(grouped([result(8, "sync", 0.1, 0, 0.7)]), 0.3) == []
