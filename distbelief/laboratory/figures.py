@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from distbelief.histogram import mean
 from distbelief.laboratory.groups import Group, Way, by_error, by_time
@@ -15,7 +16,8 @@ from distbelief.report.course import SAMPLES, curves, time_axis
 from distbelief.report.heat import Field, Sides, heat
 from distbelief.report.html import Html
 
-MOST = 12  # curves in a figure, and histograms on the page
+MOST_CURVES, MOST_HISTOGRAMS = 8, 12
+SPREAD = 8.0  # times that the slowest way takes as long as the fastest, from which on the axis of time is logarithmic
 ERROR = Axis("top-1 error of the average", from_zero=True, text=share)
 
 
@@ -25,11 +27,12 @@ def learning(groups: Sequence[Group]) -> list[Html]:
     found = []
     for cluster in sorted({group.way.cluster for group in best}):
         chosen = [group for group in best if group.way.cluster == cluster]
-        shown = sorted(chosen, key=lambda group: group.error)[:MOST]
+        shown = sorted(chosen, key=lambda group: group.error)[:MOST_CURVES]
         shown = [group for group in chosen if group in shown]
-        note = f"The {MOST} ways with the least error of {len(chosen)}." if len(shown) < len(chosen) else ""
-        longest = max(result.summary["seconds"] for group in shown for result in group.results)
-        axis, unit = time_axis("virtual time", longest)
+        note = f"The {MOST_CURVES} ways with the least error of {len(chosen)}." if len(shown) < len(chosen) else ""
+        lengths = [result.summary["seconds"] for group in shown for result in group.results]
+        axis, unit = time_axis("virtual time", max(lengths))
+        axis = replace(axis, log=max(lengths) > SPREAD * min(lengths))
         where = f", cluster {cluster}" if len({group.way.cluster for group in best}) > 1 else ""
         for against_time, x, size in ((False, SAMPLES, 1.0), (True, axis, unit)):
             title = f"Error against {'virtual time' if against_time else 'samples'}{where}"
@@ -130,7 +133,7 @@ def staleness(groups: Sequence[Group]) -> list[Html]:
             found = {int(value): n for value, n in result.summary["staleness"]["histogram"].items()}
             counts.setdefault(way, Counter()).update(found)
     figures = []
-    for way, found in sorted(counts.items())[:MOST]:
+    for way, found in sorted(counts.items())[:MOST_HISTOGRAMS]:
         label = way.label(counts)
         drawing = charts.histogram(f"Staleness: {label}", found, Axis("staleness, updates"), mean(found))
         figures.append(html.figure(label, drawing, Html("")))

@@ -77,13 +77,13 @@ def _best(groups: Sequence[Group], target_error: float) -> Html:
     synchronous = {(g.way.cluster, g.way.workers): g.to_target()[1] for g in best if g.way.consistency == "sync"}
     head = ["way", "rate", "momentum", "error", "over seeds", "staleness", "95 %", "most"]
     if target_error:
-        head += [f"examples to {percent(target_error, 1)}", "virtual time"]
+        head += [f"to {percent(target_error, 0)}: examples", "virtual time"]
         head += ["of sync's"] if synchronous else []
     ways = [group.way for group in best]
     rows = []
     for group in best:
         low, high = group.errors
-        spread = f"{percent(low)} to {percent(high)}" if len(group.results) > 1 else "-"
+        spread = f"{100 * low:.1f} to {100 * high:.1f}" if len(group.results) > 1 else "-"
         stale = [fmean(result.summary["staleness"][key] for result in group.results) for key in ("mean", "p95", "max")]
         row = [group.way.label(ways), f"{group.rate:g}", f"{group.momentum:g}", percent(group.error), spread]
         row += [number(stale[0], 2), number(stale[1], 0), number(stale[2], 0)]
