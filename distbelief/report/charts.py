@@ -19,6 +19,7 @@ from distbelief.report.drawing import (
     BOTTOM,
     HEIGHT,
     LEFT,
+    LETTER,
     RIGHT,
     TOP,
     WIDTH,
@@ -37,7 +38,7 @@ DASHES = ("", "7 3", "2 3", "9 3 2 3")
 DOTS = 60  # points of a curve, from which on they are not marked one by one
 BARS = 80  # in a histogram; more values than that share them
 FEWEST = 8  # values that a histogram has room for
-NAMES = 190  # pixels that the names of bars take
+NAMES = 300  # pixels that the names of bars take at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,25 +206,26 @@ def bars(what: str, of: Sequence[tuple[str, float]], y: Axis) -> Html:
     """A bar per name, from the left, with its value; "never" for one that is not finite."""
     if not any(math.isfinite(value) for _, value in of):
         return empty(what)
+    edge = min(NAMES, 16 + LETTER * max(len(name) for name, _ in of))
     step = min(34.0, (HEIGHT - TOP - BOTTOM) / len(of))
     bottom = TOP + step * len(of)
-    across = Scale(y, [0.0, *[value for _, value in of]], NAMES, WIDTH - RIGHT)
+    across = Scale(y, [0.0, *[value for _, value in of]], edge, WIDTH - RIGHT)
     parts = []
     for at, text in across.ticks:
         parts.append(f'<path class="grid" d="M{at:.1f} {TOP}V{bottom:.1f}"/>')
         parts.append(f'<text x="{at:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{escape(text)}</text>')
     for place, (name, value) in enumerate(of):
-        top, known = TOP + step * (place + 0.15), math.isfinite(value)
+        top, middle, known = TOP + step * (place + 0.15), TOP + step * (place + 0.5) + 4, math.isfinite(value)
         end = across(value if known else 0.0)
         text = y.text(value) if known else "never"
         parts.append(
-            f'<g><rect x="{NAMES}" y="{top:.1f}" width="{end - NAMES:.1f}" height="{0.7 * step:.1f}" '
-            f'fill="var(--c0)"/><text x="{NAMES - 8}" y="{top + 0.35 * step + 4:.1f}" text-anchor="end">{escape(name)}'
-            f'</text><text class="said" x="{end + 5:.1f}" y="{top + 0.35 * step + 4:.1f}">{escape(text)}</text>'
+            f'<g><rect x="{edge:.1f}" y="{top:.1f}" width="{end - edge:.1f}" height="{0.7 * step:.1f}" '
+            f'fill="var(--c0)"/><text x="{edge - 8:.1f}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>'
+            f'<text class="said" x="{end + 5:.1f}" y="{middle:.1f}">{escape(text)}</text>'
             f"<title>{escape(f'{name}: {text}')}</title></g>"
         )
     parts.append(
-        f'<text x="{(NAMES + WIDTH - RIGHT) / 2:.1f}" y="{bottom + 38:.1f}" text-anchor="middle">'
+        f'<text x="{(edge + WIDTH - RIGHT) / 2:.1f}" y="{bottom + 38:.1f}" text-anchor="middle">'
         f"{escape(y.label)}</text>"
     )
     return drawing(what, parts, bottom + BOTTOM)
