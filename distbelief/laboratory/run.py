@@ -23,6 +23,7 @@ import click
 
 from cluster.local import private_ray
 from distbelief.counter import Counter
+from distbelief.draft import anchored
 from distbelief.interrupts import Interrupts
 from distbelief.laboratory.cells import UNFINISHED, Job, run_cell, unpack
 from distbelief.laboratory.experiment import Cell, Experiment, Grid, find, quick, shipped
@@ -119,7 +120,7 @@ def _computed(cells: Sequence[Cell], folder: Path, address: str) -> Iterator[Non
     if not cells:
         return
     here = str(folder.resolve()) if address in ("", "local") else ""
-    jobs = [Job(cell.name, cell.config, here) for cell in cells]
+    jobs = [Job(cell.name, anchored(cell.config), here) for cell in cells]
     if not address:
         for _ in in_processes(run_cell, jobs):
             yield
