@@ -27,3 +27,11 @@ def percentile(histogram: Mapping[int, int], share: float) -> float:
         if reached >= needed:
             return value
     return math.nan
+
+
+def binned(histogram: Mapping[int, int], least: int, width: int) -> Counter[int]:
+    """Neighbouring values put together: the first value of each `width` of them, counted from `least`, to its count."""
+    found: Counter[int] = Counter()
+    for value, count in histogram.items():
+        found[least + (value - least) // width * width] += count
+    return found

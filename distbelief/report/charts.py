@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from distbelief.histogram import binned
 from distbelief.report.axes import Axis, Scale
 from distbelief.report.drawing import (
     BOTTOM,
@@ -114,23 +115,25 @@ def _dots(curve: Curve, placed: Callable[[Sequence[Point]], list[Point]], x: Axi
     return found
 
 
+def bar_width(counts: Mapping[int, int]) -> int:
+    """Values that share a bar."""
+    return -(-(max(counts) - min(counts) + 1) // BARS)
+
+
 def histogram(what: str, counts: Mapping[int, int], x: Axis, mean: float) -> Html:
     """How often each whole number came, as shares; a line marks the mean."""
     if not counts:
         return empty(what)
-    least, most = min(counts), max(counts)
-    width = -(-(most - least + 1) // BARS)
-    bars: dict[int, int] = {}
-    for value, count in counts.items():
-        bars[(value - least) // width] = bars.get((value - least) // width, 0) + count
+    least = min(counts)
+    width = bar_width(counts)
+    bars = binned(counts, least, width)
     total = sum(counts.values())
     y = Axis("share of updates", from_zero=True, text=lambda v: f"{100 * v:.3g} %")
-    last = max(max(bars) + 1, FEWEST)
-    across = Scale(x, [least - 0.5, least + width * last - 0.5], LEFT, WIDTH - RIGHT, tight=True)
+    last = max(max(bars) + width, least + FEWEST * width)
+    across = Scale(x, [least - 0.5, last - 0.5], LEFT, WIDTH - RIGHT, tight=True)
     up = Scale(y, [count / total for count in bars.values()], HEIGHT - BOTTOM, TOP)
     parts = [frame(across, up, x, y)]
-    for bar, count in sorted(bars.items()):
-        first = least + bar * width
+    for first, count in sorted(bars.items()):
         left, right, top = across(first - 0.5), across(first + width - 0.5), up(count / total)
         span = f"{first:,}" if width == 1 else f"{first:,} to {first + width - 1:,}"
         gap = min(1.0, (right - left) / 6)
@@ -142,7 +145,9 @@ def histogram(what: str, counts: Mapping[int, int], x: Axis, mean: float) -> Htm
     at = across(mean)
     parts.append(f'<path class="axis" stroke-dasharray="4 4" d="M{at:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
     side, anchor = (-5, "end") if at > WIDTH * 0.8 else (5, "start")
-    parts.append(f'<text class="said" x="{at + side:.1f}" y="{TOP + 10}" text-anchor="{anchor}">mean {mean:.2f}</text>')
+    parts.append(
+        f'<text class="said" x="{at + side:.1f}" y="{TOP + 10}" text-anchor="{anchor}">mean {mean:,.2f}</text>'
+    )
     return drawing(what, parts)
 
 

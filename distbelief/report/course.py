@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distbelief.histogram import mean, percentile, total
+from distbelief.histogram import binned, mean, percentile, total
 from distbelief.report import charts, html
 from distbelief.report.axes import Axis, share
 from distbelief.report.charts import Curve, Spread
@@ -93,14 +93,16 @@ def staleness(subject: Subject) -> Html:
     drawing = charts.spreads("Staleness by worker", _by_worker(subject.history), "worker", y)
     figures.append(html.figure("By worker", drawing, Html(""), "A dot at the median, a bar from 5 to 95 %."))
     if 1 < len(by_shard) <= SHARDS:
+        least, width = min(counts), charts.bar_width(counts)
         shards = [
-            Curve(name, [(float(value), n / sum(found.values())) for value, n in sorted(found.items())], style=style)
+            Curve(name, [(v + (width - 1) / 2, n / sum(found.values())) for v, n in sorted(bars.items())], style=style)
             for style, (name, found) in enumerate(sorted(by_shard.items()))
+            for bars in [binned(found, least, width)]
         ]
         figures.append(curves("By shard", shards, axis, Axis("share of updates", from_zero=True, text=share)))
     rows = [
         [
-            name, f"{sum(found.values()):,}", f"{mean(found):.2f}",
+            name, f"{sum(found.values()):,}", f"{mean(found):,.2f}",
             *[f"{percentile(found, q):,}" for q in (0.5, 0.95)], f"{max(found):,}",
         ]
         for name, found in [*sorted(by_shard.items()), ("all", counts)]

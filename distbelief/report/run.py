@@ -88,7 +88,7 @@ def _at_a_glance(subject: Subject) -> Html:
         [
             ("top-1 error, average", percent(evaluation["average"]["top1_error"])),
             ("top-1 error, latest", percent(evaluation["latest"]["top1_error"])),
-            ("training loss, last epoch", number(summary["train_loss"], 4)),
+            ("training loss, last epoch", number(summary["train_loss"] if subject.learned else None, 4)),
             ("updates", f"{summary['updates']:,}"),
             ("mean staleness", number(staleness["mean"], 2)),
             ("staleness, 95 % at most", f"{staleness['p95']:,}"),
@@ -116,7 +116,7 @@ def _notices(subject: Subject) -> Html:
 
 
 def _warnings(summary: dict[str, Any]) -> list[str]:
-    leases = summary["leases"]
+    leases, average = summary["leases"], summary["evaluation"]["average"]
     advice = (summary.get("stability") or {}).get("advice", "").removeprefix("warning: ")
     found = [
         (advice, advice),
@@ -131,7 +131,7 @@ def _warnings(summary: dict[str, Any]) -> list[str]:
             summary["skipped_average_versions"],
             f"the average missed {summary['skipped_average_versions']:,} versions: the averager was behind",
         ),
-        (summary["evaluation"]["average"]["top1_error"] is None, "the weights were not evaluated"),
+        (average["sha256"] and average["top1_error"] is None, "the weights were not evaluated"),
     ]
     return [text for present, text in found if present]
 

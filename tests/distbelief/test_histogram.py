@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from distbelief.histogram import mean, percentile, total
+from distbelief.histogram import binned, mean, percentile, total
 from ps.streams import numpy_stream
 
 
@@ -39,3 +39,9 @@ def test_as_reckoned_from_the_values_themselves(seed: int) -> None:
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.5, 1), (0.501, 4), (0.75, 4), (0.76, 9), (1.0, 9)])
 def test_a_percentile_is_the_smallest_value_that_covers_the_share(share: float, value: int) -> None:
     assert percentile({9: 1, 1: 2, 4: 1}, share) == value
+
+
+def test_neighbours_are_put_together_and_none_is_lost() -> None:
+    assert binned({3: 1, 4: 2, 5: 4, 9: 8}, least=3, width=2) == {3: 3, 5: 4, 9: 8}
+    assert binned({3: 1, 7: 2}, least=0, width=1) == {3: 1, 7: 2}
+    assert binned({}, least=0, width=5) == {}

@@ -198,6 +198,15 @@ def test_bad_input_is_one_line(typed: str, said: str, tmp_path: Path, capsys: py
     assert not (tmp_path / "out").exists()
 
 
+def test_a_cell_that_cannot_be_run_leaves_nothing(
+    here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["--preset", "imagefolder", "--data-root", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    assert cli.run(["staleness", *typed]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert list((tmp_path / "out" / "cells").iterdir()) == []
+
+
 # --- processes and Ray -----------------------------------------------------------------------------------------------
 
 COMMAND = [sys.executable, "-c", "from distbelief.cli import main; main()", "staleness"]
@@ -233,6 +242,37 @@ def test_a_killed_laboratory_leaves_nobody_behind_and_goes_on(tmp_path: Path) ->
     assert set(cells) == {row["cell"] for row in table}
     assert finished.items() <= cells.items()
     assert (tmp_path / "report.html").exists()
+
+
+AWAY = """
+import sys
+from pathlib import Path
+from cluster.local import private_ray
+from distbelief.laboratory.cells import Job, run_cell, unpack
+from distbelief.laboratory.experiment import Experiment
+from ps.errors import BadInput
+(cell,) = Experiment("e", "e", settings={"run.epochs": 1, "simulate.gradients": "none"}).cells()
+(lost,) = Experiment("e", "e", settings={"data.root": "/nowhere", "data.name": "imagefolder"}).cells()
+with private_ray() as temporary:
+    from cluster.live import connected, tasks
+    with connected("local", temporary):
+        for archive in tasks(run_cell, [Job("far", cell.config, "")]):
+            unpack(archive, Path(sys.argv[1]))
+        try:
+            list(tasks(run_cell, [Job("lost", lost.config, "")]))
+        except BadInput as error:
+            print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_cell_of_a_node_that_shares_no_directory_comes_as_an_archive(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", AWAY, str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    assert "/nowhere" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["far"]
+    assert (tmp_path / "far" / "summary.json").exists()
 
 
 @pytest.mark.slow
