@@ -32,8 +32,8 @@ AXIS_OPTIONS = (
     ("--correction", "correction", NAMES, "none, staleness-rate, staleness-rate:0.5, dc-asgd, discard:64, ..."),
     ("--momentum", "momentum", NUMBERS, "Momenta of the rule."),
     ("--lr", "rate", NUMBERS, "Learning rates."),
-    ("--seeds", "seed", COUNTS, "Roots of the random numbers."),
-    ("--clusters", "cluster", NAMES, "Models of the cluster: even, round-robin, memoryless, one-slow, heavy-tail."),
+    ("--seed", "seed", COUNTS, "Roots of the random numbers."),
+    ("--cluster", "cluster", NAMES, "Models of the cluster: even, round-robin, memoryless, one-slow, heavy-tail."),
 )
 SETTING_OPTIONS = (
     ("--preset", "run.preset", text("NAME"), "Where settings come from, as for launch."),
@@ -95,7 +95,7 @@ def staleness(
       distbelief staleness --list
       distbelief staleness stragglers
       distbelief staleness --workers 1,8,32 --correction none,staleness-rate --lr 0.001,0.01
-      distbelief staleness mine.toml --seeds 0,1,2 --address auto --out results
+      distbelief staleness mine.toml --seed 0,1,2 --address auto --out results
     """
     from distbelief.config import assignments as assigned
     from distbelief.laboratory.run import Asked, list_command, staleness_command

@@ -168,7 +168,7 @@ def test_two_laboratories_cannot_share_a_directory(here: Here, tmp_path: Path) -
 
 
 def test_the_command_line(here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    typed = "--workers 1,16 --correction none,staleness-rate --momentum 0.9 --lr 0.01 --seeds 3 --clusters memoryless"
+    typed = "--workers 1,16 --correction none,staleness-rate --momentum 0.9 --lr 0.01 --seed 3 --cluster memoryless"
     more = "--epochs 1 --batch-size 64 --target-error 0.2 --no-gradients --set run.ensemble_member=1"
     assert cli.run(["staleness", *typed.split(), *more.split(), "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
