@@ -9,6 +9,8 @@
  *     w <- fma(h, -alpha, fma(v, mu, w))               nesterov
  *     w <- fma(h, -alpha, w)                           sgd, which has no v
  *
+ * And stochastic rounding to bfloat16, as ps/rounding.py has it.
+ *
  * A copy that is larger than a cache goes past it to memory: nobody here reads it, and what is written the ordinary way
  * is read first. Needs AVX2 and FMA at run time; elsewhere the module does not import, and torch does the work.
  */
@@ -149,7 +151,35 @@ static PyObject *py_update(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyMethodDef methods[] = {{"update", py_update, METH_VARARGS, update_doc}, {NULL, NULL, 0, NULL}};
+/* bfloat16 is the upper half of a float32; what the noise carries over into it rounds up. */
+AVX2 static void round_up(const uint32_t *g, const uint32_t *noise, size_t period, uint16_t *rounded, size_t elements)
+{
+    for (size_t start = 0; start < elements; start += period)
+        for (size_t i = start; i < elements && i < start + period; i++)
+            rounded[i] = (uint16_t)((g[i] + noise[i - start]) >> 16);
+}
+
+PyDoc_STRVAR(bfloat16_doc,
+             "bfloat16(g, noise, period, rounded, elements)\n\n"
+             "Addresses: g of float32; noise of uint32 below 2**16, period many, used again and again.");
+
+static PyObject *py_bfloat16(PyObject *module, PyObject *args)
+{
+    unsigned long long g, noise, period, rounded, elements;
+    if (!PyArg_ParseTuple(args, "KKKKK", &g, &noise, &period, &rounded, &elements))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    round_up((const uint32_t *)(uintptr_t)g, (const uint32_t *)(uintptr_t)noise, period,
+             (uint16_t *)(uintptr_t)rounded, elements);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"update", py_update, METH_VARARGS, update_doc},
+    {"bfloat16", py_bfloat16, METH_VARARGS, bfloat16_doc},
+    {NULL, NULL, 0, NULL},
+};
 
 static int able(PyObject *module)
 {

@@ -21,6 +21,11 @@ import torch
 from ps.messages import Wire
 from ps.streams import numpy_stream
 
+try:
+    from ps import _kernel
+except ImportError:  # not compiled, or not for this processor
+    _kernel = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -45,19 +50,38 @@ def stochastic(gradient_N: Tensor, wire: Wire, seed: int, lease: int, shard: int
         gradient_N: float32, finite, of this shard and lease; only read.
         seed: The run's root seed.
     """
-    if wire is Wire.FLOAT32:
-        return gradient_N
-    dropped = _DROPPED_BITS[wire]
-    words = numpy_stream(seed, f"lease/{lease}/round/{shard}").bit_generator.random_raw(NOISE // 4).view("uint16")
-    noise = torch.from_numpy((words >> (16 - dropped)).astype("int32"))
-    rounded_N = torch.empty(gradient_N.shape, dtype=DTYPES[wire])
-    for start in range(0, len(gradient_N), NOISE):
-        block = gradient_N[start : start + NOISE]
-        up = noise[: len(block)]
-        values = block.view(torch.int32).add(up).bitwise_and_(-1 << dropped).view(torch.float32)
-        if wire is Wire.FLOAT16:
-            steps = block.abs().div_(_SPACING).add_(up, alpha=2.0**-dropped).floor_()
+    return gradient_N if wire is Wire.FLOAT32 else Stochastic(wire, seed, lease, shard)(gradient_N)
+
+
+class Stochastic:
+    """Rounds the gradient of this shard and lease, in pieces that each begin at a multiple of NOISE, as `stochastic`
+    does the whole.
+    """
+
+    def __init__(self, wire: Wire, seed: int, lease: int, shard: int) -> None:
+        self._wire = wire
+        self._dropped = _DROPPED_BITS[wire]
+        stream = numpy_stream(seed, f"lease/{lease}/round/{shard}")
+        words = stream.bit_generator.random_raw(NOISE // 4).view("uint16")
+        self._noise = torch.from_numpy((words >> (16 - self._dropped)).astype("int32"))
+        self._space = torch.empty_like(self._noise)
+
+    def __call__(self, piece: Tensor) -> Tensor:
+        rounded = torch.empty(piece.shape, dtype=DTYPES[self._wire])
+        if self._wire is Wire.BFLOAT16 and _kernel is not None:
+            addresses = piece.data_ptr(), self._noise.data_ptr(), NOISE, rounded.data_ptr()
+            _kernel.bfloat16(*addresses, len(piece))
+            return rounded
+        for start in range(0, len(piece), NOISE):
+            rounded[start : start + NOISE] = self._block(piece[start : start + NOISE])
+        return rounded
+
+    def _block(self, block: Tensor) -> Tensor:
+        """What these elements become, in memory that the next block will take."""
+        up, space = self._noise[: len(block)], self._space[: len(block)]
+        values = torch.add(block.view(torch.int32), up, out=space).bitwise_and_(-1 << self._dropped).view(torch.float32)
+        if self._wire is Wire.FLOAT16:
+            steps = block.abs().div_(_SPACING).add_(up, alpha=2.0**-self._dropped).floor_()
             small = steps.mul_(_SPACING).copysign_(block)
             values = torch.where(block.abs() < _SMALLEST_NORMAL, small, values).clamp_(-_LARGEST, _LARGEST)
-        rounded_N[start : start + NOISE] = values
-    return rounded_N
+        return values

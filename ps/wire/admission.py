@@ -39,14 +39,17 @@ class Admission:
         given = dict(context.invocation_metadata() or ()).get(TOKEN, "")
         if hmac.compare_digest(str(given).encode(), self._token):
             return
-        self._traffic.unauthenticated += 1
-        peer = context.peer().rpartition(":")[0]  # without the port, which is another one for every connection
-        if peer not in self._strangers and len(self._strangers) < STRANGERS_NAMED:
-            self._strangers.add(peer)
-            log.warning("refused a call without the run's token, from %s; more from there are only counted", peer)
+        self.turn_away(context.peer().rpartition(":")[0])  # without the port: another one for every connection
         if requests is not None:
             await hear_out(requests)
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, _STRANGER)
+
+    def turn_away(self, peer: str) -> None:
+        """Count somebody who has no token, and name the address in the log, once."""
+        self._traffic.unauthenticated += 1
+        if peer not in self._strangers and len(self._strangers) < STRANGERS_NAMED:
+            self._strangers.add(peer)
+            log.warning("refused a call without the run's token, from %s; more from there are only counted", peer)
 
 
 async def hear_out(requests: AsyncIterator[bytes]) -> None:

@@ -1,7 +1,8 @@
 """Client: one actor's end of a connection to another, and the event loop that such connections live on.
 
 An exchange goes through memory (see ps.wire.mailbox) if its vectors can be shared and the other end can open them, and
-over the network if not. Which of the two is found out by trying, once per connection.
+over the network if not: in one piece if it is small, else on a stream beside gRPC (see ps.wire.line), or in frames
+if none can be opened. Which of these works is found out by trying, once per connection.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from ps.wire.codec import (
     to_envelope,
     unpack,
 )
+from ps.wire.line import CallFailed
 from ps.wire.mailbox import SharedVectors
+from ps.wire.stream_pool import StreamPool
 from ps.wire.tls import Identity
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 SERVICE = "distbelief.v1.ParameterServer"
 TOKEN = "x-distbelief-token"
 ACTOR = "x-distbelief-actor"  # whom a call is for; a gateway passes it on to that one
+CONNECT_SECONDS = 10.0
 OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_send_message_length", 4 << 20),
@@ -98,10 +102,12 @@ class Peer:
         self._exchange: Any = self._channel.stream_stream(f"/{SERVICE}/Exchange", None, None)
         self._whole: Any = self._channel.unary_unary(f"/{SERVICE}/Whole", None, None)
         self._mailbox: Any = self._channel.stream_stream(f"/{SERVICE}/Mailbox", None, None)
+        self._stream: Any = self._channel.unary_unary(f"/{SERVICE}/Stream", None, None)
         self._status: Any = self._channel.unary_unary(f"/{SERVICE}/Status", None, None)
         self._wire, self._seed = wire, seed
         self._vectors = vectors  # None: nothing is shared, or the other end cannot open it
-        self._streams: dict[int, Any] = {}  # by worker: idle mailbox calls
+        self._mailboxes: dict[int, Any] = {}  # by worker: idle calls
+        self._streams = StreamPool(target, token, seed, identity, self._stream_port)
 
     async def ask(self, message: Message, timeout_seconds: float) -> Message | None:
         """Send a message without a vector; return its answer, or None where it has none.
@@ -126,10 +132,27 @@ class Peer:
             answer = await self._call(self._through_memory(message.worker, mail, timeout_seconds))
             if answer is not None:
                 return answer
-        if isinstance(message, Exchange) and self._wire is not Wire.FLOAT32:
-            return await self._narrowed(message, timeout_seconds)
+        wire = self._wire if isinstance(message, Exchange) else Wire.FLOAT32
         outgoing_N, incoming_N = _vectors(message)
+        elements = max(0 if vector_N is None else vector_N.numel() for vector_N in (outgoing_N, incoming_N))
+        if elements * DTYPES[wire].itemsize > WHOLE_BYTES:
+            answer = await self._call(self._streams.exchange(message, wire, timeout_seconds))
+            if answer is not None:
+                return answer
+        if isinstance(message, Exchange) and wire is not Wire.FLOAT32:
+            return await self._narrowed(message, timeout_seconds)
         return await self._travel(message, outgoing_N, incoming_N, timeout_seconds)
+
+    async def _stream_port(self) -> int:
+        """Where the other end's streams are; 0: nowhere."""
+        request = pb.StreamRequest().SerializeToString()
+        try:
+            reply = await self._stream(request, metadata=self._metadata, timeout=CONNECT_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return 0
+            raise
+        return int(pb.StreamReply.FromString(reply).port)
 
     async def _narrowed(self, message: Exchange, timeout_seconds: float) -> Message:
         """An exchange whose vectors have another type on their way."""
@@ -151,7 +174,7 @@ class Peer:
 
     async def _through_memory(self, worker: int, mail: bytes, timeout_seconds: float) -> Message | None:
         """The answer, or None if the other end cannot open the vectors: nothing happened, nor will if tried again."""
-        call = self._streams.pop(worker, None) or self._mailbox(metadata=self._metadata)
+        call = self._mailboxes.pop(worker, None) or self._mailbox(metadata=self._metadata)
         try:
             async with asyncio.timeout(timeout_seconds):
                 with suppress(asyncio.InvalidStateError):  # it has ended: reading says why
@@ -170,7 +193,7 @@ class Peer:
         except BaseException:
             call.cancel()
             raise
-        self._streams[worker] = call
+        self._mailboxes[worker] = call
         return from_envelope(parse_envelope(reply))
 
     async def _in_one_piece(
@@ -210,8 +233,9 @@ class Peer:
         return decode_status(told), decode_traffic(told)
 
     async def close(self) -> None:
-        for call in self._streams.values():
+        for call in self._mailboxes.values():
             call.cancel()
+        self._streams.close()
         await self._channel.close(None)
 
     async def _call(self, call: Awaitable[T]) -> T:
@@ -220,6 +244,9 @@ class Peer:
         except grpc.aio.AioRpcError as error:
             text = f"{self.target}: {error.details()} ({error.code().name})"
             raise (PeerRefused if error.code() in _DEFINITE else PeerLost)(text) from error
+        except CallFailed as error:
+            text = f"{self.target}: {error.text} ({error.code.name})"
+            raise (PeerRefused if error.code in _DEFINITE else PeerLost)(text) from error
         except StopAsyncIteration:
             raise PeerLost(f"{self.target}: closed the stream without an answer") from None
         except WireError as error:  # whatever it answered, it may have done what was asked

@@ -263,7 +263,8 @@ def decode_status(reply: pb.StatusReply) -> Status:
 # --- vectors ---------------------------------------------------------------------------------------------------------
 
 
-def _bytes(vector_N: Tensor) -> memoryview:
+def bytes_of(vector_N: Tensor) -> memoryview:
+    """The vector's own memory."""
     narrow = vector_N.element_size() == 2  # numpy knows no bfloat16
     array: Any = (vector_N.view(torch.int16) if narrow else vector_N).numpy()
     return memoryview(array).cast("B") if array.size else memoryview(bytearray())  # an empty one cannot be cast
@@ -271,7 +272,7 @@ def _bytes(vector_N: Tensor) -> memoryview:
 
 def frames(vector_N: Tensor) -> Iterator[bytes]:
     """The vector's bytes in frames of at most FRAME_BYTES."""
-    view = _bytes(vector_N)
+    view = bytes_of(vector_N)
     for start in range(0, len(view), FRAME_BYTES):
         yield bytes(view[start : start + FRAME_BYTES])
 
@@ -281,7 +282,7 @@ def pack(envelope: pb.Envelope, vector_N: Tensor | None) -> bytes:
     header = envelope.SerializeToString()
     parts = [len(header).to_bytes(4, "little"), header]
     if vector_N is not None:
-        parts.append(bytes(_bytes(vector_N)))
+        parts.append(bytes(bytes_of(vector_N)))
     return b"".join(parts)
 
 
@@ -297,7 +298,7 @@ class FrameSink:
     """Fills a vector from frames. Raises WireError if they are more or fewer bytes than it has; then it is torn."""
 
     def __init__(self, vector_N: Tensor) -> None:
-        self._view = _bytes(vector_N)
+        self._view = bytes_of(vector_N)
         self._filled = 0
 
     def add(self, frame: bytes | memoryview) -> None:

@@ -62,6 +62,16 @@ WIRE_FLOAT32: Wire
 WIRE_BFLOAT16: Wire
 WIRE_FLOAT16: Wire
 
+class StreamRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StreamReply(_message.Message):
+    __slots__ = ("port",)
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    def __init__(self, port: _Optional[int] = ...) -> None: ...
+
 class Address(_message.Message):
     __slots__ = ("role", "index")
     ROLE_FIELD_NUMBER: _ClassVar[int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _KEPT_BYTES = 1 << 30  # freed memory up to this stays with the process
 _GROWN_BYTES = 16 << 20
 
@@ -24,3 +24,4 @@ def settle() -> None:
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_TOP_PAD, _GROWN_BYTES)
+        mallopt(_M_ARENA_MAX, 1)  # the heaps of further threads hold no large blocks

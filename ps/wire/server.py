@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -50,11 +51,19 @@ from ps.wire.codec import (
     unpack,
 )
 from ps.wire.files import JournalWriter
+from ps.wire.line import CallFailed
 from ps.wire.mailbox import Memory, MemoryElsewhere, OpenMemories
+from ps.wire.streams import StreamServer
 from ps.wire.tls import Identity
 
 CALLS_AT_ONCE = 8  # calls that hold buffers; others wait unread, and flow control holds their senders
-
+_CODES: dict[type[Exception], grpc.StatusCode] = {  # what a message that is not answered looks like to its sender
+    TypeError: grpc.StatusCode.INVALID_ARGUMENT,
+    ValueError: grpc.StatusCode.INVALID_ARGUMENT,
+    RunFailed: grpc.StatusCode.INTERNAL,
+    PeerLost: grpc.StatusCode.UNAVAILABLE,
+    Superseded: grpc.StatusCode.ABORTED,
+}
 
 log = logging.getLogger("distbelief.wire")
 
@@ -118,6 +127,9 @@ class MachineServer:
         self._server: grpc.aio.Server | None = None
         self._loop = Loop("distbelief-server")
         self._buffers = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._streams = StreamServer(gate.token, self._checked, self._carry, self._stranger, gate.identity)
+        self._stream_port = 0
+        self._carrying: set[Future[Message]] = set()  # what streams wait for
         self._memories: WeakValueDictionary[tuple[Memory, int], torch.Tensor] = WeakValueDictionary()
 
     def start(self, host: str) -> str:
@@ -131,6 +143,7 @@ class MachineServer:
             "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange),
             "Whole": grpc.unary_unary_rpc_method_handler(self._whole),
             "Mailbox": grpc.stream_stream_rpc_method_handler(self._mailbox),
+            "Stream": grpc.unary_unary_rpc_method_handler(self._stream),
             "Status": grpc.unary_unary_rpc_method_handler(self._status),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -138,6 +151,8 @@ class MachineServer:
             port = server.add_insecure_port(f"{host}:0")
         else:
             port = server.add_secure_port(f"{host}:0", identity.server_credentials())
+        if self._gate.elements:
+            self._stream_port = self._streams.start(host)
         await server.start()
         if self._tick_seconds:
             self._actor.run_errand(self._actor.tick(self._tick_seconds))
@@ -170,6 +185,10 @@ class MachineServer:
     def stop(self) -> None:
         """End all calls, close the journal, stop listening."""
         self._loop.run(self._stop())
+        if self._stream_port:
+            for future in tuple(self._carrying):
+                future.cancel()
+            self._streams.stop()
         self._loop.close()
         self._actor.close_journal()
 
@@ -272,25 +291,54 @@ class MachineServer:
         await self._admission.admit(context)
         return encode_status(self._actor.status(), self._traffic).SerializeToString()
 
+    # --- streams, on threads of their own ----------------------------------------------------------------------------
+
+    async def _stream(self, request: bytes, context: Any) -> bytes:
+        await self._admission.admit(context)
+        return pb.StreamReply(port=self._stream_port).SerializeToString()
+
+    def _stranger(self, address: str) -> None:
+        self._loop.loop.call_soon_threadsafe(self._admission.turn_away, address)
+
+    def _carry(self, message: Message) -> Message:
+        """Have a message answered; blocks. Raises CallFailed."""
+        future = asyncio.run_coroutine_threadsafe(self._streamed(message), self._loop.loop)
+        self._carrying.add(future)
+        try:
+            return future.result()
+        except CancelledError:
+            raise CallFailed(grpc.StatusCode.UNAVAILABLE, "stopping") from None
+        finally:
+            self._carrying.discard(future)
+
+    async def _streamed(self, message: Message) -> Message:
+        answer = await self._carried(message)
+        assert answer is not None, f"{type(message).__name__} was not answered"
+        self._traffic.by_network += isinstance(message, Exchange)
+        return answer
+
+    # --- the machine -------------------------------------------------------------------------------------------------
+
     async def _answered(self, message: Message, context: Any) -> Message | None:
         """The machine's answer, or the status that says why there is none."""
-        if (failure := self._actor.failure) is not None:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(failure))
         answer = None
         try:
-            if self._interference is None:
-                answer = await self._actor.answer(message)
-            else:
-                answer = await self._interference.passes(message, self._actor.answer)
-        except (TypeError, ValueError) as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except RunFailed as error:
-            await context.abort(grpc.StatusCode.INTERNAL, str(error))
-        except PeerLost as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        except Superseded as error:
-            await context.abort(grpc.StatusCode.ABORTED, str(error))
+            answer = await self._carried(message)
+        except CallFailed as error:
+            await context.abort(error.code, error.text)
         return answer
+
+    async def _carried(self, message: Message) -> Message | None:
+        """The machine's answer. Raises CallFailed."""
+        if (failure := self._actor.failure) is not None:
+            raise CallFailed(grpc.StatusCode.FAILED_PRECONDITION, str(failure))
+        try:
+            if self._interference is None:
+                return await self._actor.answer(message)
+            return await self._interference.passes(message, self._actor.answer)
+        except tuple(_CODES) as error:
+            code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
+            raise CallFailed(code, str(error)) from error
 
 
 class _Buffers:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ps import rounding
 from ps.messages import Wire
-from ps.rounding import DTYPES, NOISE, nearest, stochastic
+from ps.rounding import DTYPES, NOISE, Stochastic, nearest, stochastic
 from ps.streams import torch_stream
 
 N = 3 * NOISE + 5
@@ -79,3 +80,21 @@ def test_float16_saturates() -> None:
     expected_N = torch.tensor([65504.0, -65504.0, 65504.0, 65504.0])
     assert torch.equal(stochastic(large_N, Wire.FLOAT16, 0, 0, 0).float(), expected_N)
     assert torch.equal(nearest(large_N, Wire.FLOAT16).float(), expected_N)
+
+
+@pytest.mark.skipif(rounding._kernel is None, reason="the kernel is not compiled here")
+def test_the_compiled_kernel_gives_torchs_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradient_N = torch.randn(2 * NOISE + 77, generator=torch_stream(0, "kernel"))
+    gradient_N[:4] = torch.tensor([0.0, -0.0, 1e-45, -3.3e38])
+    by_kernel = stochastic(gradient_N, Wire.BFLOAT16, 7, 1, 0)
+    monkeypatch.setattr(rounding, "_kernel", None)
+    by_torch = stochastic(gradient_N, Wire.BFLOAT16, 7, 1, 0)
+    assert torch.equal(by_kernel.view(torch.int16), by_torch.view(torch.int16))
+
+
+@pytest.mark.parametrize("wire", [Wire.BFLOAT16, Wire.FLOAT16])
+def test_pieces_are_rounded_as_the_whole(wire: Wire) -> None:
+    gradient_N = torch.randn(3 * NOISE + 5, generator=torch_stream(0, "pieces"))
+    rounding_up = Stochastic(wire, 7, 1, 0)
+    pieces = [rounding_up(gradient_N[start : start + 2 * NOISE]) for start in range(0, len(gradient_N), 2 * NOISE)]
+    assert torch.equal(torch.cat(pieces), stochastic(gradient_N, wire, 7, 1, 0))
