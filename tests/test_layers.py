@@ -106,7 +106,6 @@ def test_the_top_level_is_what_was_agreed() -> None:
     top = {line.split("/")[0] for line in tracked.stdout.splitlines()}
     wanted = {
         "pyproject.toml",
-        "setup.py",
         "README.md",
         "LICENSE",
         "distbelief",
