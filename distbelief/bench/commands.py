@@ -171,3 +171,28 @@ def startup(preset: str, workers: int, runs: int, as_json: bool, debug: bool) ->
     from distbelief.bench.startup import startup_command
 
     return startup_command(preset, workers, runs, as_json)
+
+
+@bench.command()
+@model_option
+@click.option("--workers", type=COUNT, default=1, help="Logical workers; 1 is the default.")
+@click.option("--batch-size", type=COUNT, default=16, help="Images per gradient; 16 is the default.")
+@click.option("--seconds", type=COUNT, default=60, help="That each run may take; 60 is the default.")
+@pairs_option
+@json_option
+@debug_option
+def live(model: str, workers: int, batch_size: int, seconds: int, pairs: int, as_json: bool, debug: bool) -> int:
+    """A live run against a bare loop with the same network, kernels and cores.
+
+    Images lie in memory on both sides; what is lost is lost to the parameter
+    server, to Ray and to the journals.
+
+    \b
+    Examples:
+      distbelief bench live
+      distbelief bench live --json | jq .ratio
+      distbelief bench live --model inception-small --workers 32 --batch-size 32
+    """
+    from distbelief.bench.live import live_command
+
+    return live_command(model, workers, batch_size, seconds, pairs, as_json)

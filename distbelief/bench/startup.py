@@ -6,24 +6,13 @@ own and reads its summary. Memory is each process's share (PSS), so that pages t
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.table import Table
 
 from distbelief.bench.harness import Spread, bar, tell
-from distbelief.rundir import SUMMARY
-from ps.errors import RunFailed, require
-
-LOOK_SECONDS = 0.5  # between two looks at the memory
-PROGRAM = "from distbelief.cli import main; main()"
+from distbelief.bench.launching import launched
+from ps.errors import require
 
 
 def startup_command(preset: str, workers: int, runs: int, as_json: bool) -> int:
@@ -38,7 +27,8 @@ def startup_command(preset: str, workers: int, runs: int, as_json: bool) -> int:
     found: list[tuple[float, float]] = []
     with bar(f"launches of {preset}") as progress:
         for number in range(runs):
-            found.append(_launched(["--preset", preset, "--workers", str(workers), "--epochs", "1"]))
+            summary, peak = launched(["--preset", preset, "--workers", str(workers), "--epochs", "1"])
+            found.append((float(summary["first_update_seconds"]), float(peak)))
             progress(number + 1, runs)
     seconds, memory = (Spread.of(values) for values in zip(*found, strict=True))
     facts: dict[str, Any] = {"preset": preset, "workers": workers, "runs": runs}
@@ -46,35 +36,6 @@ def startup_command(preset: str, workers: int, runs: int, as_json: bool) -> int:
     facts["spread"] = {"first_update_seconds": seconds.as_json(), "peak_memory_bytes": memory.as_json()}
     tell(facts, _table(f"{preset}, {workers} workers, {runs} runs", seconds, memory), as_json)
     return 0
-
-
-def _launched(options: Sequence[str]) -> tuple[float, float]:
-    """Seconds to the first update of one run, and the most memory that it took, in bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", PROGRAM, "launch", *options, "--run", f"{folder}/run"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            peak = 0
-            while process.poll() is None:
-                peak = max(peak, _memory(process.pid))
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(LOOK_SECONDS)
-            assert process.stderr is not None
-            said = process.stderr.read().decode(errors="replace").strip().splitlines()
-        if process.returncode:
-            raise RunFailed(f"launch: exit code {process.returncode}: {said[-1] if said else 'it said nothing'}")
-        summary = json.loads((Path(folder) / "run" / SUMMARY).read_bytes())
-        return float(summary["first_update_seconds"]), float(peak)
-
-
-def _memory(process: int) -> int:
-    """Bytes that a process and all below it take now."""
-    total = 0
-    with suppress(psutil.Error):
-        root = psutil.Process(process)
-        for each in (root, *root.children(recursive=True)):
-            with suppress(psutil.Error):
-                total += each.memory_full_info().pss
-    return total
 
 
 def _table(title: str, seconds: Spread, memory: Spread) -> Table:
