@@ -82,7 +82,7 @@ def _begun(folder: Path) -> float:
 @dataclass(frozen=True, slots=True)
 class ShardReport:
     """One shard. Staleness in updates; `averaged`: newest version in the average, None if that is not known;
-    `by_memory`, `by_network`: exchanges, by the way that their vectors took.
+    `by_memory`, `by_network`: exchanges, by the way that their vectors took; `kernel`: what makes its updates.
     """
 
     shard: int
@@ -97,6 +97,7 @@ class ShardReport:
     averaged: int | None
     by_memory: int
     by_network: int
+    kernel: str
 
     @classmethod
     def of(cls, status: ShardStatus, traffic: Traffic, averager: AveragerStatus | None) -> ShardReport:
@@ -104,7 +105,7 @@ class ShardReport:
         return cls(
             status.shard, status.version, status.samples, mean(status.staleness), percentile(status.staleness, 0.95),
             status.rate, status.duplicates, status.refused, status.skipped_samples, averaged,
-            traffic.by_memory, traffic.by_network,
+            traffic.by_memory, traffic.by_network, status.kernel,
         )  # fmt: skip
 
 
@@ -153,6 +154,7 @@ class Running:
             memory = sum(shard.by_memory for shard in self.shards)
             network = sum(shard.by_network for shard in self.shards)
             lines.append(("vectors", f"{memory:,} exchanges through shared memory, {network:,} over the network"))
+            lines.append(("kernel", ", ".join(sorted({shard.kernel for shard in self.shards}))))
         if self.join:
             lines.append(("to join", rendezvous.command(self.join, Path(self.run))))
         if self.strangers:

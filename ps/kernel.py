@@ -39,6 +39,11 @@ def in_use() -> str:
     return COMPILED if _kernel is not None and all(_agrees(rule) for rule in tried) else TORCH
 
 
+def of(rule: Rule) -> str:
+    """What makes the updates of this rule."""
+    return in_use() if type(rule) in _KINDS else TORCH
+
+
 def serves(w_N: Tensor, updates: Sequence[Update]) -> bool:
     """Whether `apply` can make these updates."""
     kinds = {type(update.rule) for update in updates}

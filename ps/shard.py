@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ps import kernel
 from ps.corrections import Arrival, Correction, Worth
 from ps.finite import all_finite
 from ps.intervals import IntervalSet
@@ -82,7 +83,7 @@ MOST_SAMPLES = (1 << 31) - 1  # in one lease: so that sums of them fit the journ
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """What a shard tells about itself. Staleness counts are per applied gradient."""
+    """What a shard tells about itself. Staleness counts are per applied gradient; `kernel`: what makes its updates."""
 
     shard: int
     incarnation: int
@@ -96,6 +97,7 @@ class ShardStatus:
     staleness: dict[int, int]
     discarded: int = 0
     staged: int = 0
+    kernel: str = ""
 
 
 class Shard:
@@ -228,6 +230,7 @@ class Shard:
             self.index, self.incarnation, self.version, self.samples, self._schedule.rate(self.samples),
             self.duplicates, self.refused, self._samples.skipped, len(self._samples.sent), dict(self.staleness),
             self.discarded, 0 if self._staging is None else len(self._staging),
+            kernel.of(self._rule),
         )  # fmt: skip
 
     def handle(self, now: float, message: Message) -> Outbox:

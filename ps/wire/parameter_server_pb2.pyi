@@ -439,7 +439,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ShardStatus(_message.Message):
-    __slots__ = ("shard", "incarnation", "version", "samples", "rate", "duplicates", "refused", "skipped_samples", "waiting_samples", "staleness", "discarded", "staged")
+    __slots__ = ("shard", "incarnation", "version", "samples", "rate", "duplicates", "refused", "skipped_samples", "waiting_samples", "staleness", "discarded", "staged", "kernel")
     class StalenessEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -459,6 +459,7 @@ class ShardStatus(_message.Message):
     STALENESS_FIELD_NUMBER: _ClassVar[int]
     DISCARDED_FIELD_NUMBER: _ClassVar[int]
     STAGED_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_FIELD_NUMBER: _ClassVar[int]
     shard: int
     incarnation: int
     version: int
@@ -471,7 +472,8 @@ class ShardStatus(_message.Message):
     staleness: _containers.ScalarMap[int, int]
     discarded: int
     staged: int
-    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., rate: _Optional[float] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., skipped_samples: _Optional[int] = ..., waiting_samples: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., discarded: _Optional[int] = ..., staged: _Optional[int] = ...) -> None: ...
+    kernel: str
+    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., rate: _Optional[float] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., skipped_samples: _Optional[int] = ..., waiting_samples: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., discarded: _Optional[int] = ..., staged: _Optional[int] = ..., kernel: _Optional[str] = ...) -> None: ...
 
 class LedgerStatus(_message.Message):
     __slots__ = ("leases", "granted", "finished", "reissued", "outstanding", "samples", "skipped", "workers", "loss", "recent_loss", "recent_error", "ending", "message", "recent_auxiliary", "next_worker", "quarantined")

@@ -15,6 +15,7 @@ import torch
 
 from distbelief import cli, rundir
 from distbelief.status import mean, newest, percentile, status_command
+from ps import kernel
 from ps.averager import Averager, AverageSettings
 from ps.errors import BadInput
 from ps.layout import Segment
@@ -125,6 +126,7 @@ leases    3 of 20 finished, 2 outstanding, 5 granted, 0 of them again
 loss      0.5000, training error 22.22 %
 skipped   3 unreadable examples
 vectors   0 exchanges through shared memory, 0 over the network
+kernel    {kernel.in_use()}
 
 shard  version  staleness  p95  rate  duplicate  refused  averaged  skipped
     0        3        1.0    2  0.02          1        0         2        0
@@ -151,7 +153,7 @@ def test_a_running_run_as_json(running: Path, capsys: pytest.CaptureFixture[str]
     assert report["shards"][0] == {
         "shard": 0, "version": 3, "samples": 30, "staleness_mean": 1.0, "staleness_p95": 2, "rate": 0.02,
         "duplicates": 1, "refused": 0, "skipped_samples": 0, "averaged": 2,
-        "by_memory": 0, "by_network": 0,
+        "by_memory": 0, "by_network": 0, "kernel": kernel.in_use(),
     }  # fmt: skip
     assert report["averager"] == {"versions": [2, 4], "counts": [1, 1]}
 
@@ -192,7 +194,7 @@ def test_actors_that_do_not_answer_are_named_and_the_others_shown(
     assert status_command(running, False) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[2] == "no answer  ledger, shard-1"
-    assert [line.split()[0] for line in shown[5:]] == ["shard", "0", "(averaged:"]
+    assert [line.split()[0] for line in shown[6:]] == ["shard", "0", "(averaged:"]
 
 
 # --- a run that does not go on ----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ps import kernel
 from ps.averager import Averager, AveragerStatus, AverageSettings
 from ps.errors import PeerLost, PeerRefused, RunFailed
 from ps.journal import LeaseGranted, PullHandled, PushHandled, Record, SampleAveraged
@@ -727,7 +728,7 @@ def test_an_answer_that_is_none_is_lost_for_the_message_may_have_been_handled(
 def test_status_of_a_shard_has_every_number(served: tuple[World, Shard]) -> None:
     world, _ = served
     world.exchange(exchange(1, 0))
-    assert world.status(SHARD) == ShardStatus(0, 0, 1, 2, 0.1, 0, 0, 0, 0, {0: 1})
+    assert world.status(SHARD) == ShardStatus(0, 0, 1, 2, 0.1, 0, 0, 0, 0, {0: 1}, kernel=kernel.in_use())
     assert world.ask(SHARD, WhoHas(4, (0, 1))) == Has(4, 0, (0,))
     assert world.ask(SHARD, SampleTaken(0, 0, 9)) is None
 
