@@ -152,11 +152,15 @@ static PyObject *py_update(PyObject *module, PyObject *args)
 }
 
 /* bfloat16 is the upper half of a float32; what the noise carries over into it rounds up. */
-AVX2 static void round_up(const uint32_t *g, const uint32_t *noise, size_t period, uint16_t *rounded, size_t elements)
+AVX2 static void round_up(const uint32_t *restrict g, const uint32_t *restrict noise, size_t period,
+                          uint16_t *restrict rounded, size_t elements)
 {
-    for (size_t start = 0; start < elements; start += period)
-        for (size_t i = start; i < elements && i < start + period; i++)
-            rounded[i] = (uint16_t)((g[i] + noise[i - start]) >> 16);
+    for (; elements; g += period, rounded += period) {
+        size_t count = elements < period ? elements : period;
+        for (size_t i = 0; i < count; i++)
+            rounded[i] = (uint16_t)((g[i] + noise[i]) >> 16);
+        elements -= count;
+    }
 }
 
 PyDoc_STRVAR(bfloat16_doc,
