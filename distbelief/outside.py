@@ -8,7 +8,6 @@ import threading
 import time  # noqa: TID251 -- the live clock
 from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -22,7 +21,7 @@ from distbelief import rundir
 from distbelief.config import Config
 from distbelief.draft import draft
 from distbelief.interrupts import Interrupts
-from distbelief.rendezvous import Ticket
+from distbelief.rendezvous import Ticket, program
 from ps.errors import BadInput, PeerLost, PeerRefused, RunFailed, require
 from ps.journal import WorkerTimed
 from ps.messages import AVERAGER, LEDGER, Address, Role
@@ -61,7 +60,7 @@ def worker_command(connect: str, token_file: Path, workers: int, data_root: Path
 
 def _joined(membership: Membership, connect: str, workers: int) -> tuple[Invitation, int]:
     try:
-        return membership.join(workers, version("distbelief"))
+        return membership.join(workers, program())
     except PeerRefused as error:
         expected = "the token file and the program version of the run that is there"
         raise BadInput(f"--connect {connect}: refused: {error}; expected {expected}") from error

@@ -65,7 +65,7 @@ def gateway(spec: RunSpec, live: LiveRun, data: str) -> Iterator[str]:
     """
     door = spec.identity or tls.made()
     config = (spec.folder / rundir.CONFIG).read_text("utf-8")
-    invitation = Invitation(spec.run, config, version("distbelief"), spec.layout.size, data)
+    invitation = Invitation(spec.run, config, program(), spec.layout.size, data)
     gate = Gateway(invitation, spec.token, door, spec.identity, live.joiners, spec.journal, live.resize)
     gate.connect(live.targets)
     live.moved.append(gate.connect)
@@ -79,6 +79,11 @@ def gateway(spec: RunSpec, live: LiveRun, data: str) -> Iterator[str]:
         raise BadInput(f"cluster.join: got {spec.cluster.join!r}: {error}; expected {expected}") from error
     finally:
         gate.close()
+
+
+def program() -> str:
+    """The version of this program that a guest must have too; what comes after a plus sign says how it was packed."""
+    return version("distbelief").partition("+")[0]
 
 
 def command(join: str, folder: Path) -> str:
