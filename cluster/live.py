@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import threading
 import time  # noqa: TID251 -- the live clock
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import chdir, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,7 +30,9 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
-from cluster import serving
+from cluster import placement, serving
+from cluster.placement import Node
+from cluster.shipping import Consignment, Depot
 from cluster.spec import MOST_WORKERS, RunSpec, RunStatus
 from ps.errors import BadInput, DistbeliefError, PeerLost, RunFailed
 from ps.ledger import Ending
@@ -47,6 +50,7 @@ CALL_SECONDS = 20.0
 STOP_SECONDS = 20.0
 MEND_SECONDS = 0.1  # between two looks at what was lost
 LOSSES_SECONDS, MOST_LOSSES = 60.0, 8  # a run whose processes are lost more often than that is given up
+SHIP_SECONDS = 1.0
 OBJECT_STORE_BYTES = 100 << 20
 
 T = TypeVar("T")
@@ -122,6 +126,29 @@ def tasks(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         except ray.exceptions.RayError as error:
             raise _failure("a task could not go on", error) from error
         yield result
+
+
+def alive() -> list[Node]:
+    """The living machines of the cluster that this process is connected to."""
+    here = ray.get_runtime_context().get_node_id()
+    return [
+        Node(
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            int(node["Resources"].get("CPU", 0)),
+            int(node["Resources"].get("GPU", 0)),
+            placement.SHARDS in node["Resources"],
+            node["NodeID"] == here,
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def living(address: str) -> list[Node]:
+    """The living machines of the cluster at this address. Raises BadInput if there is none."""
+    with connected(address, None):
+        return alive()
 
 
 class _Server:
@@ -255,6 +282,60 @@ class _Saving:
     sha256: dict[str, str] = field(default_factory=dict)
 
 
+class _Shipping:
+    """Brings here what is written on machines that do not share the run directory (see cluster.shipping).
+
+    Args:
+        folder: The run directory.
+        options: How an actor is placed: (name, id of the node) -> options.
+    """
+
+    def __init__(self, folder: Path, options: Callable[[str, str], dict[str, Any]]) -> None:
+        self._folder = folder
+        self._options = options
+        self._depots: dict[Any, Consignment] = {}
+        self._asked: dict[Any, Any] = {}  # running call -> depot
+        self._next = 0.0
+
+    def open(self, nodes: Sequence[Node]) -> dict[str, Path]:
+        """Where each machine's processes are to write, by the machine's id."""
+        depot: Any = ray.remote(Depot)
+        with tempfile.NamedTemporaryFile(prefix=".", dir=self._folder) as mark:
+            actors = [
+                depot.options(**self._options(f"depot-{node.address}", node.id)).remote(
+                    self._folder, Path(mark.name).name
+                )
+                for node in nodes
+            ]
+            folders: list[Path] = ray.get([actor.folder.remote() for actor in actors], timeout=START_SECONDS)
+        for actor, folder in zip(actors, folders, strict=True):
+            if folder == self._folder:
+                ray.kill(actor)
+            else:
+                self._depots[actor] = Consignment(self._folder)
+        return dict(zip((node.id for node in nodes), folders, strict=True))
+
+    def collect(self) -> None:
+        """Ask for what is new, now and then, and take what has come. Never waits."""
+        done, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
+        for call in done:
+            depot = self._asked.pop(call)
+            with suppress(ray.exceptions.RayError):  # its machine is lost
+                self._depots[depot].receive(ray.get(call))
+        if time.monotonic() >= self._next and not self._asked:
+            self._next = time.monotonic() + SHIP_SECONDS
+            self._asked = {depot.since.remote(here.known): depot for depot, here in self._depots.items()}
+
+    def finish(self) -> None:
+        """Take all there is, and end."""
+        for depot, here in self._depots.items():
+            with suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+                while pieces := ray.get(depot.since.remote(here.known), timeout=STOP_SECONDS):
+                    here.receive(pieces)
+                ray.get(depot.close.remote(), timeout=STOP_SECONDS)
+            ray.kill(depot)
+
+
 class LiveRun:
     """One run on a Ray that `connected` gave. Create, `start`, watch `poll`, then `close`.
 
@@ -292,6 +373,8 @@ class LiveRun:
         self._names = count()
         self._leaving: set[int] = set()  # workers that were told to end
         self._resizes: SimpleQueue[tuple[int, Future[int]]] = SimpleQueue()
+        self._shipping = _Shipping(spec.folder, self._options)
+        self._folders: dict[str, Path] = {}  # by machine
         self.targets: dict[Address, str] = {}
         self.moved: list[Callable[[dict[Address, str]], None]] = []
         self.joiners = count(serving.next_worker(spec) if again else spec.cluster.workers)
@@ -309,6 +392,8 @@ class LiveRun:
         """Bring everything up and set the workers going. Raises RunFailed if it does not come up."""
         addresses = [Address(Role.SHARD, shard) for shard in range(self._spec.layout.shards)] + [LEDGER, AVERAGER]
         try:
+            if not self._local:
+                self._folders = self._shipping.open(alive())
             hosts = [(self._host(*plan), *plan) for plan in self._placement()]
             for address in addresses:
                 self._serve(address, self._again, alone=True)
@@ -328,8 +413,11 @@ class LiveRun:
 
     def _serve(self, address: Address, again: bool, alone: bool = False) -> None:
         part_N = self._weights_N[self._spec.bounds[address.index]].numpy() if address.role is Role.SHARD else None
-        kind = ray.remote(_Server).options(**self._options(str(address)))
-        server: Any = kind.remote(self._spec, address, part_N, again, alone)
+        nodes = alive()
+        shard = address.role is Role.SHARD
+        node = (placement.for_shard(nodes, address.index) if shard else placement.for_driver(nodes)).id
+        kind = ray.remote(_Server).options(**self._options(str(address), node))
+        server: Any = kind.remote(self._spec_on(node), address, part_N, again, alone)
         self._servers[address] = server
         self._serving[server.serve.remote()] = address
 
@@ -339,10 +427,15 @@ class LiveRun:
     def _peer(self, target: str) -> Peer:
         return Peer(target, self._spec.token, identity=self._spec.identity)
 
-    def _options(self, name: str) -> dict[str, Any]:
+    def _options(self, name: str, node: str) -> dict[str, Any]:
         number = next(self._names)  # a name is free again some time after its actor is gone
         token = self._spec.token[:8]
-        return {"num_cpus": 0, "name": f"distbelief-{self._spec.run}-{token}-{number}-{name}", "max_concurrency": 4}
+        return {
+            "num_cpus": 0,
+            "name": f"distbelief-{self._spec.run}-{token}-{number}-{name}",
+            "max_concurrency": 4,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+        }
 
     def _known_to(self, address: Address) -> dict[Address, str]:
         """The actors that this one sends messages to."""
@@ -351,25 +444,13 @@ class LiveRun:
         return {to: self.targets[to] for to in (AVERAGER, LEDGER)} if address.role is Role.SHARD else {}
 
     def _placement(self) -> list[tuple[str, int, range, int]]:
-        """Worker hosts as (node, host, workers, turns): one process per compute turn, all nodes alike per core,
-        workers shared out evenly.
-        """
-        spec = self._spec
-        seats: list[tuple[str, int]] = []
-        for node in ray.nodes():
-            if node["Alive"]:
-                cores = int(node["Resources"].get("CPU", 0))
-                turns = spec.cluster.turns or cores // spec.cluster.threads
-                seats += [(node["NodeID"], 1)] * turns
-        if not seats:
-            raise RunFailed(f"no node of the cluster has the {spec.cluster.threads} cores that one gradient takes")
-        seats = seats[: spec.cluster.workers]
-        cuts = [spec.cluster.workers * i // len(seats) for i in range(len(seats) + 1)]
+        """Worker hosts as (node, host, workers, turns); see cluster.placement."""
+        cluster = self._spec.cluster
+        seats = placement.seats(alive(), cluster.workers, cluster.threads, cluster.turns)
         if not self._again:
-            return [(node, i, range(cuts[i], cuts[i + 1]), turns) for i, (node, turns) in enumerate(seats)]
-        sizes = [stop - start for start, stop in pairwise(cuts)]
-        ids = [self._new_workers(size) for size in sizes]
-        return [(node, some.start, some, turns) for some, (node, turns) in zip(ids, seats, strict=True)]
+            return [(seat.node.id, seat.host, seat.workers, 1) for seat in seats]
+        ids = [self._new_workers(len(seat.workers)) for seat in seats]
+        return [(seat.node.id, some.start, some, 1) for some, seat in zip(ids, seats, strict=True)]
 
     def _new_workers(self, size: int) -> range:
         """Ids that nobody has had; the first one numbers their host too."""
@@ -379,9 +460,12 @@ class LiveRun:
         return range(first, first + size)
 
     def _host(self, node: str, host: int, workers: range, turns: int) -> Any:
-        where = NodeAffinitySchedulingStrategy(node, soft=False)
-        options = self._options(f"host-{host}") | {"scheduling_strategy": where}
-        return ray.remote(_Host).options(**options).remote(self._spec, host, workers, turns)
+        options = self._options(f"host-{host}", node)
+        return ray.remote(_Host).options(**options).remote(self._spec_on(node), host, workers, turns)
+
+    def _spec_on(self, node: str) -> RunSpec:
+        """The run as processes on this machine see it."""
+        return replace(self._spec, folder=self._folders.get(node, self._spec.folder))
 
     # --- while it runs -----------------------------------------------------------------------------------------------
 
@@ -393,6 +477,7 @@ class LiveRun:
         """
         self._mend()
         self._resize()
+        self._shipping.collect()
         done, _ = ray.wait(list(self._hosts), num_returns=len(self._hosts), timeout=0) if self._hosts else ([], [])
         for call in done:
             _, workers, node, turns = self._hosts.pop(call)
@@ -417,6 +502,8 @@ class LiveRun:
             self._tell(LEDGER, WorkerLost(worker))
         staying = [worker for worker in workers if worker not in self._leaving]
         if staying and not self._stopping:
+            if node not in {living.id for living in alive()}:
+                node = self._roomiest().id  # the machine is lost with them
             self._start_host(node, len(staying), turns)
 
     def resize(self, add: int) -> Future[int]:
@@ -446,10 +533,11 @@ class LiveRun:
 
     def _add(self, workers: int) -> None:
         """Another host, where there are most cores for each host that is there."""
+        self._start_host(self._roomiest().id, workers, 1)
+
+    def _roomiest(self) -> Node:
         hosts = Counter(node for _, _, node, _ in self._hosts.values())
-        nodes = [(node["NodeID"], node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
-        node = max(nodes, key=lambda named: named[1] / (1 + hosts[named[0]]))[0]
-        self._start_host(node, workers, 1)
+        return max(alive(), key=lambda node: node.cores / (1 + hosts[node.id]))
 
     def _start_host(self, node: str, workers: int, turns: int) -> None:
         ids = self._new_workers(workers)
@@ -620,7 +708,8 @@ class LiveRun:
     def evaluate(self, weights_N: Tensor) -> None:
         """Begin to evaluate these weights beside the run; `evaluation` has the result when it is there."""
         if self._evaluator is None:
-            self._evaluator = ray.remote(_Evaluator).options(**self._options("evaluator")).remote(self._spec)
+            options = self._options("evaluator", placement.for_driver(alive()).id)
+            self._evaluator = ray.remote(_Evaluator).options(**options).remote(self._spec)
         self._evaluation = self._evaluator.evaluate.remote(weights_N.numpy())
 
     def evaluation(self) -> Evaluation | None:
@@ -650,6 +739,7 @@ class LiveRun:
         for server in self._servers.values():
             with suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
                 ray.get(server.stop.remote(), timeout=STOP_SECONDS)
+        self._shipping.finish()
         for peer in self._peers.values():
             self._loop.run(peer.close())
         self._loop.close()

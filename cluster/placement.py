@@ -1,0 +1,89 @@
+"""Placement: which machine each piece of a run goes to. A function of the machines alone: no Ray, no state.
+
+shards             one machine after the other, so that each has its own link and memory; the driver's comes last; where
+                   machines offer the resource SHARDS (a cluster file's on-demand ones do), only these
+standbys           elsewhere: never on the machine of their shard
+ledger, averager   on the driver's machine, which the run cannot lose anyway
+worker hosts       on all machines, dealt out like cards, those with GPUs first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ps.errors import RunFailed
+
+SHARDS = "distbelief_shards"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One living machine of the cluster.
+
+    Attributes:
+        id: Ray's name for it.
+        address: How the other machines reach it.
+        cores, gpus: What it offers.
+        keeps_shards: Whether it offers SHARDS.
+        driver: Whether the driver of the run is there.
+    """
+
+    id: str
+    address: str
+    cores: int
+    gpus: int = 0
+    keeps_shards: bool = False
+    driver: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One worker host: where, which, and its workers."""
+
+    node: Node
+    host: int
+    workers: range
+
+
+def for_shard(nodes: Sequence[Node], shard: int) -> Node:
+    """The machine of this shard."""
+    candidates = _keepers(nodes)
+    return candidates[shard % len(candidates)]
+
+
+def for_standby(nodes: Sequence[Node], shard: int, primary: Node) -> Node | None:
+    """The machine of this shard's standby, given where the shard itself is; None if there is no other machine."""
+    candidates = [node for node in _keepers(nodes) or nodes if node.id != primary.id]
+    candidates = candidates or [node for node in nodes if node.id != primary.id]
+    return candidates[shard % len(candidates)] if candidates else None
+
+
+def for_driver(nodes: Sequence[Node]) -> Node:
+    """The driver's machine, of ledger, averager and evaluator."""
+    return next((node for node in nodes if node.driver), nodes[0])
+
+
+def _keepers(nodes: Sequence[Node]) -> list[Node]:
+    keepers = [node for node in nodes if node.keeps_shards] or list(nodes)
+    return sorted(keepers, key=lambda node: (node.driver, node.address, node.id))
+
+
+def seats(nodes: Sequence[Node], workers: int, threads: int, turns: int = 0) -> list[Seat]:
+    """Worker hosts: one for each compute turn, as long as there are workers for it.
+
+    Args:
+        threads: Cores that one gradient takes.
+        turns: Compute turns per machine; 0 for as many as its cores allow.
+
+    Raises:
+        RunFailed: No machine has that many cores.
+    """
+    order = sorted(nodes, key=lambda node: (node.gpus == 0, node.address, node.id))
+    rounds = {node.id: turns or node.cores // threads for node in order}
+    dealt = [node for turn in range(max(rounds.values(), default=0)) for node in order if turn < rounds[node.id]]
+    if not dealt:
+        raise RunFailed(f"no node of the cluster has the {threads} cores that one gradient takes")
+    dealt = dealt[:workers]
+    cuts = [workers * i // len(dealt) for i in range(len(dealt) + 1)]
+    return [Seat(node, i, range(cuts[i], cuts[i + 1])) for i, node in enumerate(dealt)]

@@ -1,0 +1,73 @@
+"""Where the pieces of a run go: shards apart, standbys elsewhere, workers everywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.placement import Node, for_driver, for_shard, for_standby, seats
+from ps.errors import RunFailed
+
+HEAD = Node("h", "10.0.0.1", 2, driver=True)
+ONE, TWO = Node("a", "10.0.0.2", 2), Node("b", "10.0.0.3", 4)
+ALL = [HEAD, ONE, TWO]
+
+
+def test_shards_go_to_machines_of_their_own_and_the_driver_s_comes_last() -> None:
+    assert [for_shard(ALL, shard) for shard in range(4)] == [ONE, TWO, HEAD, ONE]
+
+
+def test_one_machine_has_everything() -> None:
+    assert [for_shard([HEAD], shard) for shard in range(2)] == [HEAD, HEAD]
+    assert for_standby([HEAD], 0, HEAD) is None
+    assert for_driver([HEAD]) == HEAD
+
+
+def test_where_machines_are_kept_for_shards_no_other_gets_one() -> None:
+    kept = Node("c", "10.0.0.4", 2, keeps_shards=True)
+    assert [for_shard([*ALL, kept], shard) for shard in range(3)] == [kept] * 3
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 8])
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_standby_is_never_beside_its_shard(shards: int, kept: int) -> None:
+    nodes = [*ALL, *(Node(f"k{i}", f"10.0.1.{i}", 2, keeps_shards=True) for i in range(kept))]
+    for shard in range(shards):
+        primary = for_shard(nodes, shard)
+        standby = for_standby(nodes, shard, primary)
+        assert standby is not None
+        assert standby.id != primary.id
+
+
+def test_after_a_loss_the_shard_goes_elsewhere() -> None:
+    assert for_shard([HEAD, TWO], 0) == TWO
+    assert for_shard([HEAD], 0) == HEAD
+
+
+def test_ledger_and_averager_are_with_the_driver() -> None:
+    assert for_driver(ALL) == HEAD
+    assert for_driver([ONE, TWO]) == ONE  # a driver outside: any machine
+
+
+def test_workers_are_on_all_machines_as_evenly_as_their_cores() -> None:
+    places = seats(ALL, 16, 1)
+    assert [seat.node for seat in places] == [HEAD, ONE, TWO, HEAD, ONE, TWO, TWO, TWO]
+    assert [seat.host for seat in places] == list(range(8))
+    assert [worker for seat in places for worker in seat.workers] == list(range(16))
+    assert {len(seat.workers) for seat in places} == {2}
+
+
+def test_few_workers_are_spread() -> None:
+    assert [seat.node for seat in seats(ALL, 3, 1)] == ALL
+    assert [list(seat.workers) for seat in seats(ALL, 2, 1)] == [[0], [1]]
+
+
+def test_gradients_with_threads_take_that_many_cores() -> None:
+    assert [seat.node for seat in seats(ALL, 9, 4)] == [TWO]
+    with pytest.raises(RunFailed, match="no node of the cluster has the 8 cores"):
+        seats(ALL, 9, 8)
+    assert len(seats(ALL, 9, 8, turns=1)) == 3
+
+
+def test_machines_with_gpus_come_first() -> None:
+    gpu = Node("g", "10.0.0.9", 2, gpus=1)
+    assert seats([*ALL, gpu], 1, 1)[0].node == gpu
