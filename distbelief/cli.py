@@ -16,6 +16,7 @@ import click
 from distbelief.bench.commands import bench
 from distbelief.data_commands import data
 from distbelief.laboratory.commands import staleness
+from distbelief.nodes.commands import cluster
 from distbelief.options import (
     COUNT,
     DIRECTORY,
@@ -410,5 +411,6 @@ def report(run: Path | None, output: Path | None, debug: bool) -> int:
 
 
 commands.add_command(staleness)
+commands.add_command(cluster)
 commands.add_command(data)
 commands.add_command(bench)

@@ -1,0 +1,115 @@
+"""A Ray cluster on four hosts, brought up by `distbelief cluster up` and taken down by `down`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distbelief.summary import Account
+from tests.multihost.hosts import Hosts, eventually, hosts, missing
+
+HOSTS = 4
+ROOT = Path(__file__).parents[2]
+DISTBELIEF = str(Path(sys.executable).with_name("distbelief"))
+WAIT_SECONDS = 240.0
+# The hosts reach no package index: their environment borrows the packages of this one, and has only our wheel itself.
+_ENVIRONMENT = """test -x ~/.distbelief/env/bin/python || {{ {python} -m venv --without-pip ~/.distbelief/env;
+echo "import site; site.addsitedir('{site}')" > ~/.distbelief/env/lib/{version}/site-packages/borrowed.pth;
+printf '#!/bin/sh\\nexec ~/.distbelief/env/bin/python -m ray.scripts.scripts "$@"\\n' > ~/.distbelief/env/bin/ray;
+chmod +x ~/.distbelief/env/bin/ray; }}"""
+_INSTALL = """{python} -m pip --python ~/.distbelief/env/bin/python install --quiet --no-index --no-deps \
+--force-reinstall "$(ls -t ~/.distbelief/package/*.whl | head -1)" """
+
+
+class Cluster:
+    """What a person at a machine beside the cluster does, and what can be seen of its runs.
+
+    Attributes:
+        file: Its cluster file: the one at the root, with these hosts' addresses and without a package index.
+    """
+
+    def __init__(self, made: Hosts, folder: Path) -> None:
+        self.hosts = made
+        self.file = folder / "cluster.yaml"
+        self._home = folder / "home"
+        self._home.mkdir()
+        content = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+        content["cluster_name"] = f"test-{folder.name}"
+        content["provider"]["head_ip"] = made.address(1)
+        content["provider"]["worker_ips"] = [made.address(number) for number in range(2, HOSTS + 1)]
+        content["auth"] = {"ssh_user": "root", "ssh_private_key": str(made.key)}
+        names = {
+            "python": sys.executable,
+            "site": sysconfig.get_path("purelib"),
+            "version": f"python{sys.version_info.major}.{sys.version_info.minor}",
+        }
+        content["setup_commands"][:2] = [command.format(**names) for command in (_ENVIRONMENT, _INSTALL)]
+        self.write(content)
+
+    def write(self, content: dict[str, Any]) -> None:
+        self.file.write_text(yaml.safe_dump(content, width=10_000, sort_keys=False))
+
+    def command(self, *arguments: str, seconds: float = 600.0) -> subprocess.CompletedProcess[str]:
+        """`distbelief cluster ...` at the machine beside."""
+        command = self.hosts.client("env", f"HOME={self._home}", DISTBELIEF, "cluster", *arguments, str(self.file))
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+
+    @contextmanager
+    def launched(self, name: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+        """A run that was launched on the head, in its home directory, which no other host shares."""
+        command = f"cd ~ && distbelief launch --address auto --run {name} {' '.join(options)}"
+        process = subprocess.Popen(
+            self.hosts.ssh(1, command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                self.hosts.run(1, f"kill $(pgrep -f 'run {name}')")
+            process.communicate(timeout=WAIT_SECONDS)
+
+    def run(self, name: str) -> Path:
+        """The run directory, as the head sees it."""
+        return self.hosts.folder / "home_1" / name
+
+    def until_updates(self, name: str, updates: int) -> None:
+        """Return when so many gradients were applied, by the journals that are on the head so far."""
+        journal = self.run(name) / "journal"
+        eventually(
+            lambda: (journal / "ledger.journal").exists() and Account.of(journal).staleness.total() >= updates,
+            WAIT_SECONDS,
+            f"{updates} updates",
+        )
+
+    def ended(self, process: subprocess.Popen[str]) -> str:
+        """What a run printed; it ended well."""
+        out, _ = process.communicate(timeout=2 * WAIT_SECONDS)
+        assert process.returncode == 0, out
+        return out
+
+    def verified(self, name: str) -> None:
+        done = self.hosts.run(1, f"cd ~ && distbelief verify {name}")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster that is up. At the end it is taken down, and nothing of it runs on any host that is still there."""
+    if reason := missing():
+        pytest.skip(reason)
+    with hosts(HOSTS) as made:
+        cluster = Cluster(made, tmp_path_factory.mktemp("cluster"))
+        done = cluster.command("up")
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield cluster
+        cluster.command("down")
+        for number in made.there():
+            assert made.processes(number) == []
