@@ -18,7 +18,7 @@ from workers.models import MODELS
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "launch", "resume", "workers", "evaluate", "predict", "export", "status", "worker", "simulate", "replay", "verify",
-    "report", "staleness", "data", "bench",
+    "report", "staleness", "cluster", "data", "bench",
 ]  # fmt: skip
 
 Behind = Callable[..., object]
