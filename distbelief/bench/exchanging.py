@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -42,6 +42,15 @@ RATE, MOMENTUM = 1e-4, 0.9
 GRADIENT = 1e-6
 SECONDS = 2.0  # that each side is measured for in each round
 PATIENCE_SECONDS = 60.0
+
+
+class End(Protocol):
+    """The bench's end of a process, as that process sees it."""
+
+    def send(self, told: Any, /) -> None: ...
+    def recv(self) -> Any:
+        """What the bench says. Raises EOFError when it is over."""
+
 
 Ask = Callable[[Sequence[tuple[Address, Message]]], tuple[Message, ...]]
 
@@ -85,10 +94,10 @@ def exchanging(load: Load) -> Iterator[Side]:
     token = secrets.token_hex(16)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            shards = [start(_serve, index, token, folder) for index in range(load.shards)]
+            shards = [start(serve, index, token, folder) for index in range(load.shards)]
             targets = [_told(shard) for shard in shards]
             cuts = [load.workers * host // load.hosts for host in range(load.hosts + 1)]
-            hosts = [start(_work, range(*cuts[host : host + 2]), token, targets) for host in range(load.hosts)]
+            hosts = [start(work, range(*cuts[host : host + 2]), token, targets) for host in range(load.hosts)]
             for host in hosts:
                 _told(host)
 
@@ -114,7 +123,8 @@ def _told(end: Connection) -> Any:
 # --- a shard's process ------------------------------------------------------------------------------------------------
 
 
-def _serve(end: Connection, load: Load, index: int, token: str, folder: str) -> None:
+def serve(end: End, load: Load, index: int, token: str, folder: str, host: str = "127.0.0.1") -> None:
+    """Be one shard, listening at this address, which is told; until something more is received, or the end of it."""
     torch.set_num_threads(1)
     segments = load.layout.segments(index)
     elements = segments[-1].stop
@@ -124,7 +134,7 @@ def _serve(end: Connection, load: Load, index: int, token: str, folder: str) -> 
     journal = JournalWriter(Path(folder) / f"shard-{index}{SUFFIX}", "bench", f"shard-{index}")
     server = MachineServer(shard, Gate(token, {index: elements}), journal, time.time)
     settle()
-    end.send(server.start("127.0.0.1"))
+    end.send(server.start(host))
     with suppress(EOFError):
         end.recv()  # until the bench is over
     server.stop()
@@ -133,7 +143,8 @@ def _serve(end: Connection, load: Load, index: int, token: str, folder: str) -> 
 # --- a worker host's process ------------------------------------------------------------------------------------------
 
 
-def _work(end: Connection, load: Load, workers: range, token: str, targets: list[str]) -> None:
+def work(end: End, load: Load, workers: range, token: str, targets: list[str]) -> None:
+    """Be one host of these workers; for each number of seconds that is received, tell their round trips per second."""
     loop, vectors = Loop("bench-host"), SharedVectors()
     shared = None if load.wire else vectors
     peers = loop.call(

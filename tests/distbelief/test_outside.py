@@ -79,7 +79,7 @@ def computed(cwd: Path, host: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_workers_join_leave_and_die_and_every_example_counts_once(tmp_path: Path) -> None:
-    with launched(tmp_path, "--workers", "2", "--epochs", "60") as run:
+    with launched(tmp_path, "--workers", "2", "--batch-size", "16", "--epochs", "40") as run:
         assert eventually(lambda: training(tmp_path, 20), WAIT_SECONDS)
         connect = json.loads((tmp_path / "run" / "connection.json").read_text())["join"]
         ticket = json.loads((tmp_path / "run" / "worker.token").read_text())
@@ -108,6 +108,6 @@ def test_workers_join_leave_and_die_and_every_example_counts_once(tmp_path: Path
     assert f"distbelief worker --connect {connect} --token-file run/worker.token" in err
     assert not (tmp_path / "run" / "worker.token").exists()
     summary = summary_of(tmp_path)
-    assert_exactly_once(tmp_path, summary, LeasePlan(1437, 8, 60, 0))
+    assert_exactly_once(tmp_path, summary, LeasePlan(1437, 16, 40, 0))
     assert summary["leases"]["reissued"] >= 1
     assert replay(tmp_path / "run").verdict == IDENTICAL

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time  # noqa: TID251 -- hosts are waited for
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -75,8 +75,8 @@ class Hosts:
     def address(self, number: int) -> str:
         return f"{NETWORK}.{number}"
 
-    def up(self) -> None:
-        """Start them; return when all let one in."""
+    def up(self, boot: bool = True) -> None:
+        """Start them; return when all let one in. `boot`: if not, there are their networks and nothing else."""
         for name in ("id", "hostkey"):
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / name))
         Path("/run/sshd").mkdir(exist_ok=True)
@@ -87,11 +87,13 @@ class Hosts:
         _run("ip", "-n", switch, "addr", "add", f"{self.address(SWITCH)}/24", "dev", "br0")
         _run("ip", "-n", switch, "link", "set", "br0", "up")
         for number in range(1, self._count + 1):
-            self._start(number)
-        for number in range(1, self._count + 1):
+            self._connect(number)
+            if boot:
+                self._boot(number)
+        for number in self._processes:
             eventually(lambda number=number: self.run(number, "true").returncode == 0, 60, f"host {number}")
 
-    def _start(self, number: int) -> None:
+    def _connect(self, number: int) -> None:
         space, switch, link = self._space(number), self._space(0), f"v{number}"
         _run("ip", "netns", "add", space)
         _run("ip", "-n", space, "link", "set", "lo", "up")
@@ -99,6 +101,9 @@ class Hosts:
         _run("ip", "-n", space, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
         _run("ip", "-n", space, "link", "set", "eth0", "up")
         _run("ip", "-n", switch, "link", "set", link, "master", "br0", "up")
+
+    def _boot(self, number: int) -> None:
+        space = self._space(number)
         home = self.folder / f"home_{number}"
         home.mkdir()
         base, own = Path(sys.base_prefix).resolve(), Path.home().resolve()
@@ -121,6 +126,10 @@ class Hosts:
     def client(self, *command: str) -> list[str]:
         """A command of a machine that is connected to the hosts and is none of them."""
         return ["ip", "netns", "exec", self._space(0), *command]
+
+    def within(self, number: int, *command: str) -> list[str]:
+        """A command in the network of a host, and in this machine's file system."""
+        return ["ip", "netns", "exec", self._space(number), *command]
 
     def ssh(self, number: int, command: str) -> list[str]:
         """A command on a host, in bash, over SSH."""
@@ -178,19 +187,18 @@ class Hosts:
 
 
 @contextmanager
-def hosts(count: int) -> Iterator[Hosts]:
-    """So many hosts, gone afterwards."""
+def hosts(count: int, boot: bool = True) -> Iterator[Hosts]:
+    """So many hosts, gone afterwards. `boot`: as in Hosts.up."""
     made = Hosts(count)
     try:
-        made.up()
+        made.up(boot)
         yield made
     finally:
         made.down()
 
 
-def eventually(condition: object, seconds: float, what: str) -> None:
+def eventually(condition: Callable[[], bool], seconds: float, what: str) -> None:
     """Wait until it is so."""
-    assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
@@ -200,14 +208,3 @@ def eventually(condition: object, seconds: float, what: str) -> None:
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Hosts to try things on by hand, until the input ends: python -m tests.multihost.hosts COUNT."""
-    with hosts(int(arguments[0])) as made:
-        print(made.folder, made._tag, flush=True)
-        sys.stdin.read()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
