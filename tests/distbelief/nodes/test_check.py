@@ -149,7 +149,10 @@ def test_the_probe_knows_what_is_ours(tmp_path: Path) -> None:
     program = tmp_path / ".distbelief" / "env" / "bin" / "python"
     program.parent.mkdir(parents=True)
     program.symlink_to(sys.executable)
-    with subprocess.Popen([program, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as process:
+    code = "import sys; print('there', flush=True); sys.stdin.read()"
+    with subprocess.Popen([program, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"there\n"  # before that its command line may be its parent's
         assert any(line.startswith(f"{process.pid} ") for line in probe.ours())
         process.kill()
     assert not any(line.startswith(f"{process.pid} ") for line in probe.ours())
