@@ -20,6 +20,7 @@ from cluster import serving
 from cluster.local import private_ray
 from cluster.spec import ClusterSettings, RunSpec
 from distbelief import BEGAN, memory, own, rendezvous, rundir
+from distbelief.advisor import Advisor
 from distbelief.card import Card
 from distbelief.config import Config, assignments
 from distbelief.conservation import complaint
@@ -35,7 +36,7 @@ from ps.wire import tls
 from ps.wire.tls import Identity
 from workers.datasets import load
 from workers.evaluation import Evaluation, Evaluator
-from workers.images import Traits
+from workers.images import Dataset, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +53,7 @@ class Prepared:
     spec: RunSpec
     weights_N: Tensor
     traits: Traits
+    dataset: Dataset
     facts: dict[str, Any]
     notes: tuple[str, ...] = ()
 
@@ -139,7 +141,7 @@ def prepare(config: Config) -> Prepared:
     folder = rundir.create(config, stamp)
     config = own.kept(config, folder)
     spec = replace(spec, folder=folder, model=config.model, data=config.data)
-    return Prepared(spec, drafted.weights_N, traits, facts, drafted.notes)
+    return Prepared(spec, drafted.weights_N, traits, drafted.dataset, facts, drafted.notes)
 
 
 def identity_of(cluster: ClusterSettings) -> Identity | None:
@@ -195,6 +197,7 @@ class Launch:
         self._spec = prepared.spec
         self._weights_N = prepared.weights_N
         self._traits = prepared.traits
+        self._dataset = prepared.dataset
         self._facts = prepared.facts
         self._view = view
         self._interrupts = interrupts
@@ -242,9 +245,11 @@ class Launch:
                 self._interrupts.orderly = True
                 classes = len(self._traits.classes)
                 watch = Watch(self._config, self._spec, classes, live, self._view, self._seconds)
+                self._advisor = Advisor(self._config, self._spec, self._dataset, self._weights_N, self._view.say)
                 try:
                     watch.until_ended(lambda: self._interrupts.seen)
                 finally:
+                    self._advisor.close()
                     watch.close()
                 self._ending, self._message = watch.ending()
             if self._ending is not Ending.COMPLETED:
@@ -283,11 +288,14 @@ class Launch:
             weights_N = rundir.read_weights(self._spec.folder / f"{name}.safetensors", self._spec.layout)
             found[name] = _within(limit, evaluator, weights_N), self._hashes[name]
         outcomes = Outcomes(self._first or self._started, time.time(), self._ending.value, self._message, found)
-        summary = summarise(self._spec.folder, self._spec.plan, self._facts, outcomes)
+        summary = summarise(self._spec.folder, self._spec.plan, self._facts, outcomes, self._measures)
         if broken := complaint(summary["conservation"]):
             self._view.say(broken)
         self._view.end(_results(self._spec.folder, summary))
         return summary
+
+    def _measures(self, staleness: float) -> dict[str, Any]:
+        return {"stability": self._advisor.verdict(staleness)}
 
     def _seconds(self) -> float:
         return time.time() - self._started

@@ -97,7 +97,8 @@ def _prepare(run: Path, workers: int | None) -> tuple[Config, Prepared, float]:
         identity=identity_of(config.cluster),
         faults=faults_of(config),
     )
-    prepared = Prepared(spec, drafted.weights_N, Traits.of(drafted.dataset), facts_of(config, drafted))
+    dataset = drafted.dataset
+    prepared = Prepared(spec, drafted.weights_N, Traits.of(dataset), dataset, facts_of(config, drafted))
     return config, prepared, opened.now
 
 

@@ -10,13 +10,14 @@ Shape suffix: N = parameters of the model.
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import sys
 import time  # noqa: TID251 -- what a person watches
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ from cluster.recording import Recording
 from cluster.simulated import Simulation, shard_address
 from cluster.spec import RunSpec
 from cluster.vectors import OwnVectors, SharedVectors, Vectors
-from distbelief import memory, own, rundir
+from distbelief import advisor, memory, own, rundir
 from distbelief.card import Card
-from distbelief.config import Config, assignments
+from distbelief.config import MOMENTUM_RULES, Config, assignments
 from distbelief.conservation import complaint
 from distbelief.draft import Draft, anchored, draft, facts_of, faults_of
 from distbelief.fit import fitted
@@ -44,6 +45,7 @@ from distbelief.interrupts import AT_ONCE, Interrupts
 from distbelief.metrics import Meter, MetricsLog
 from distbelief.progress import Moment, View, percent, view_for
 from distbelief.summary import Outcomes, summarise
+from distbelief.trace import Trace
 from ps.errors import BadInput, RunFailed
 from ps.ledger import Ending
 from ps.messages import AVERAGER, LEDGER, Address, Role
@@ -159,6 +161,8 @@ class _Simulate:
         self._meter = Meter(self._spec.plan, config.cluster.workers)
         self._shown = self._logged = self._evaluated = 0.0
         self._vector_N = torch.empty(self._spec.layout.size)
+        self._trace: Trace | None = None
+        self._curvature = math.nan
         if self._learns:
             torch.set_num_threads(config.cluster.threads)
             self._evaluator = Evaluator(config.model, config.data, self._spec.layout)
@@ -190,7 +194,15 @@ class _Simulate:
         vectors: Vectors = SharedVectors(self._spec.bounds, computation, copies)
         if self._spec.program.steps_in_place or self._spec.faults:
             vectors = OwnVectors(self._spec.layout.size, computation)
-        return with_gradients(self._spec, self._drafted.weights_N, vectors, journals)
+        self._trace = Trace(vectors, self._spec.elements[0], self._config.run.seed)
+        if advisor.measurable(self._config):
+            self._advise()
+        return with_gradients(self._spec, self._drafted.weights_N, self._trace, journals)
+
+    def _advise(self) -> None:
+        self._curvature = advisor.curvature(self._config, self._spec, self._drafted.dataset, self._drafted.weights_N)
+        if sentence := advisor.stability(self._config, self._curvature).advice():
+            self._view.say(sentence)
 
     def _open(self, pieces: Pieces, journals: Journals) -> None:
         threads, dataset = self._config.cluster.threads, self._drafted.dataset
@@ -248,11 +260,27 @@ class _Simulate:
         message = status.message if status.ending else "all workers were lost before the run ended"
         outcomes = Outcomes(0.0, self._simulation.now, ending, message, found)
         facts = {"clock": "simulated", "real_seconds": round(real_seconds, 3), **facts_of(self._config, self._drafted)}
-        summary = summarise(self._spec.folder, self._spec.plan, facts, outcomes)
+        summary = summarise(self._spec.folder, self._spec.plan, facts, outcomes, self._measures)
         if broken := complaint(summary["conservation"]):
             self._view.say(broken)
         self._view.end(_results(self._spec.folder, summary))
         return summary
+
+    def _measures(self, staleness: float) -> dict[str, Any]:
+        """What the trajectory and the curvature came to; None where they say nothing."""
+        stability = gap = motion = None
+        if math.isfinite(self._curvature):
+            stability = advisor.verdict(advisor.stability(self._config, self._curvature, staleness))
+        if self._trace is not None:
+            gap = self._trace.gap()
+            if self._config.rule.rule in ("sgd", *MOMENTUM_RULES):  # the others do not step along the gradient
+                motion = self._trace.motion(self._config.cluster.workers)
+        return {
+            "stability": stability,
+            "gap": asdict(gap) if gap else None,
+            "effective_momentum": motion.momentum if motion else None,
+            "effective_rate": motion.rate if motion else None,
+        }
 
     def _saved(self, name: str) -> tuple[Evaluation, str]:
         """Write the weights; before the first averaged version the average is the latest."""

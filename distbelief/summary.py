@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from ps.leases import LeasePlan
 from ps.messages import Outcome
 from ps.wire.files import journal_digest, journals, read_journal, write_whole
 from workers.evaluation import Evaluation
+
+Measures = Callable[[float], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +158,15 @@ class Outcomes:
     evaluations: dict[str, tuple[Evaluation | None, str]]
 
 
-def summarise(folder: Path, plan: LeasePlan, facts: dict[str, Any], outcomes: Outcomes) -> dict[str, Any]:
-    """Add up a run and write its summary.json; return it. `facts`: workers, shards, model, parameters, seed."""
+def summarise(
+    folder: Path, plan: LeasePlan, facts: dict[str, Any], outcomes: Outcomes, measures: Measures = lambda _: {}
+) -> dict[str, Any]:
+    """Add up a run and write its summary.json; return it.
+
+    Args:
+        facts: Workers, shards, model, parameters, seed.
+        measures: What else is known, given the mean staleness.
+    """
     account = Account.of(folder / JOURNAL)
     done = account.everywhere(facts["shards"], plan.leases)
     samples = sum(plan.lease(id, 0, 0.0).count for id in done)
@@ -180,6 +190,7 @@ def summarise(folder: Path, plan: LeasePlan, facts: dict[str, Any], outcomes: Ou
             "discarded": account.discarded,
             "outstanding": len(account.granted.difference(done)),
         },
+        **measures(mean(account.staleness) if account.staleness else 0.0),
         "conservation": account.conservation.verdict(facts.get("program", "gradient") == "gradient"),
         "skipped_examples": sum(account.skipped.values()),
         "skipped_average_versions": account.skipped_versions,

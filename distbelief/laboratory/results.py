@@ -83,7 +83,8 @@ class Result:
     @property
     def stability_ratio(self) -> float | None:
         """Rate times curvature over what is stable; None if it was not measured."""
-        return (self.summary.get("stability") or {}).get("ratio")
+        stability = self.summary.get("stability")
+        return stability["ratio"] if stability else None
 
     def row(self) -> tuple[object, ...]:
         """Values in the order of COLUMNS; None for what is not known."""
