@@ -16,6 +16,7 @@ from torch import nn
 from distbelief import rundir
 from distbelief.card import Card, read_card
 from distbelief.config import Config
+from ps.errors import BadInput
 from ps.layout import Layout
 from workers.classification import Predictor
 from workers.gradient import GradientFunction
@@ -54,6 +55,8 @@ class Saved:
         config = rundir.config_of(run)
         file = run / f"{weights}.safetensors"
         card = read_card(file)
+        if card.model != config.model.name:
+            raise BadInput(f"weights: {file} is of another model: got {card.model}, expected {config.model.name}")
         layout = Layout.of(network(config.model, card.traits).named_parameters(), 1)
         weights_N = rundir.read_weights(file, layout)
         return cls(run, config, card, hashlib.sha256(file.read_bytes()).hexdigest(), layout, weights_N)

@@ -53,7 +53,8 @@ def _sources() -> dict[str, bytes]:
 def _about(version: str) -> dict[str, bytes]:
     """The files that say what this is."""
     installed = metadata.distribution("distbelief")
-    lines = (installed.read_text("METADATA") or "").splitlines()
+    described = installed.read_text("METADATA") or installed.read_text("PKG-INFO")  # the latter: beside a checkout
+    lines = (described or "").splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("Version:"))
     lines[at] = f"Version: {version}"
     home = f"distbelief-{version}.dist-info"

@@ -42,7 +42,7 @@ def test_a_file_that_does_not_say_everything_is_refused(missing: str, tmp_path: 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"classes": "three"}, {"classes": "3"}, {"image_shape": "[3]"}, {"mean": '["x"]'}, {"averaged_versions": ""}],
+    [{"classes": "three"}, {"classes": "3"}, {"image_shape": '["x"]'}, {"mean": '["x"]'}, {"averaged_versions": ""}],
 )
 def test_nonsense_is_refused(wrong: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"without a word"):

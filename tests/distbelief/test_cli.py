@@ -155,8 +155,8 @@ def test_the_exit_code_is_the_function_s(behind: Callable[[str, Behind], None]) 
          f'got lunch, expected one of {", ".join(COMMANDS)} (did you mean "launch"?); see distbelief --help'),
         ("data fetch", "got no NAME, expected at least one; see distbelief data fetch --help"),
         ("bench gradiant",
-         "got gradiant, expected one of gradient, reading, exchange, network, simulator, startup "
-         '(did you mean "gradient"?); see distbelief bench --help'),
+         "got gradiant, expected one of gradient, reading, exchange, network, simulator, startup, "
+         'live (did you mean "gradient"?); see distbelief bench --help'),
         ("--verson",
          'got --verson, expected an option of distbelief (did you mean "--version"?); see distbelief --help'),
         ("launch --worker 3",

@@ -39,6 +39,8 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "data.bad_images": (["ignore", ""], ["skip", "fail"]),
     "data.image_size": ([-1, 128], [0]),  # digits have a size of their own
     "model.name": (["resnet", ""], [*MODELS]),
+    "model.loss": (["f"], ["", "m:f"]),
+    "data.classes": ([-1], [0, 10]),
     "model.precision": (["float16"], ["float32", "bfloat16"]),
     "model.clip_norm": ([-1.0, math.nan], [0, 5.0]),
     "one_worker.rate": ([0.0, -0.1, math.inf, math.nan], [1e-30, 10.0]),
@@ -117,6 +119,8 @@ FREE = {
     "run.init_from",
     "data.name",
     "data.root",
+    "data.path",
+    "model.path",
     "simulate.source",
     "cluster.certificate",
     "cluster.faults",
@@ -181,7 +185,7 @@ def test_every_preset_is_sound(name: str) -> None:
 
 
 def test_the_presets_are_those_that_the_help_names() -> None:
-    assert presets() == ("cifar10", "digits", "fashion-mnist", "imagefolder", "paper")
+    assert presets() == ("cifar10", "digits", "fashion-mnist", "imagefolder", "own", "paper")
 
 
 def test_the_paper_s_preset_is_what_was_published_for_one_worker() -> None:
@@ -356,9 +360,10 @@ def test_a_path_is_text() -> None:
     ("values", "message"),
     [
         ({"run.preset": "digit"},
-         "run.preset: got 'digit', expected one of cifar10, digits, fashion-mnist, imagefolder, paper "
+         "run.preset: got 'digit', expected one of cifar10, digits, fashion-mnist, imagefolder, own, paper "
          '(did you mean "digits"?)'),
-        ({"run.preset": 3}, "run.preset: got '3', expected one of cifar10, digits, fashion-mnist, imagefolder, paper"),
+        ({"run.preset": 3},
+         "run.preset: got '3', expected one of cifar10, digits, fashion-mnist, imagefolder, own, paper"),
         ({"clutser.workers": 3},
          f"clutser.workers: got an unknown section, expected section.key with one of {SECTIONS} "
          '(did you mean "cluster.workers"?)'),
@@ -373,7 +378,7 @@ def test_a_path_is_text() -> None:
          f'cluster.workers.x: got an unknown key, expected one of {OF_CLUSTER} (did you mean "cluster.workers"?)'),
         ({"model.name": "inception_mini"},
          "model.name: got 'inception_mini', expected one of googlenet, googlenet-wide, inception-small, "
-         "inception-mini, perceptron "
+         "inception-mini, perceptron, or module:factory for your own "
          '(did you mean "inception-mini"?)'),
     ],
 )  # fmt: skip

@@ -241,7 +241,7 @@ def test_weights_without_a_word_on_their_classes(run: MakeRun, capsys: pytest.Ca
     rundir.write_weights(folder, "average", layout, torch.zeros(layout.size), {"model": MODEL})
     assert refusal(capsys, folder) == (
         f"weights: got {folder / 'average.safetensors'} without a word on its classes and images "
-        "(KeyError: 'image_shape'), expected a file that `distbelief launch` wrote"
+        "(KeyError: 'data'), expected a file that `distbelief launch` wrote"
     )
 
 
