@@ -8,6 +8,7 @@ number. An actor that has already done what it was asked says so.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time  # noqa: TID251 -- the live clock
 from collections.abc import Coroutine, Mapping, Sequence
@@ -18,6 +19,8 @@ from ps.messages import Address, Exchange, Message, Read, Sample
 from ps.wire.client import Peer
 from ps.wire.mailbox import SharedVectors
 from ps.wire.server import Interference
+
+log = logging.getLogger("distbelief.asking")
 
 EXCHANGE_SECONDS = 120.0  # deadline of one call; the same call is made again after it
 PATIENCE_SECONDS = 120.0  # how long an actor may be out of reach before its workers give up
@@ -67,7 +70,8 @@ class Asking:
             try:
                 await self._ask(requests, answers)
                 return tuple(answers[index] for index in range(len(requests)))
-            except PeerLost:
+            except PeerLost as error:
+                log.warning("asking again: %s", error)
                 if self._stopping.is_set():
                     raise
                 self._vectors.renew(message for index, (_, message) in enumerate(requests) if index not in answers)

@@ -6,13 +6,14 @@ what `cluster.serving` built.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
 import threading
 import time  # noqa: TID251 -- the live clock
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from cluster import placement, serving
+from cluster.logs import adopt
 from cluster.placement import Node
 from cluster.shipping import Consignment, Depot
 from cluster.spec import MOST_WORKERS, RunSpec, RunStatus
@@ -44,6 +46,8 @@ from workers.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from cluster.host import WorkerHost
+
+log = logging.getLogger("distbelief.live")
 
 START_SECONDS = 120.0
 CALL_SECONDS = 20.0
@@ -167,6 +171,7 @@ class _Server:
         again: bool = False,
         alone: bool = False,
     ) -> None:
+        adopt(spec.folder, str(actor))
         match actor.role:
             case Role.SHARD:
                 assert weights_N is not None
@@ -182,7 +187,9 @@ class _Server:
 
     def start(self, host: str) -> tuple[str, tuple[str, ...]]:
         """Listen; return the address, and what a person should know."""
-        return self._server.start(host or str(ray.util.get_node_ip_address())), self._notes
+        target = self._server.start(host or str(ray.util.get_node_ip_address()))
+        log.info("listening at %s, process %d", target, os.getpid())
+        return target, self._notes
 
     def connect(self, targets: dict[Address, str]) -> None:
         self._server.connect(targets)
@@ -198,12 +205,14 @@ class _Server:
     def stop(self) -> None:
         self._server.stop()
         self._ended.set()
+        log.info("stopped")
 
 
 class _Host:
     """Actor: one worker host."""
 
     def __init__(self, spec: RunSpec, host: int, workers: range, turns: int) -> None:
+        adopt(spec.folder, f"host-{host}")
         self._arguments = (spec, host, workers, turns)
         self._lock = threading.Lock()
         self._host: WorkerHost | None = None
@@ -223,7 +232,13 @@ class _Host:
 
     def run(self) -> None:
         assert self._host is not None, "open comes first"
-        self._host.run()
+        log.info("workers %d to %d begin, process %d", self._arguments[2][0], self._arguments[2][-1], os.getpid())
+        try:
+            self._host.run()
+        except Exception:
+            log.exception("a worker could not go on")
+            raise
+        log.info("all workers have ended")
 
     def work(self, targets: dict[Address, str]) -> None:
         """Open and run."""
@@ -261,6 +276,7 @@ class _Evaluator:
     def __init__(self, spec: RunSpec) -> None:
         from workers.evaluation import Evaluator
 
+        adopt(spec.folder, "evaluator")
         torch.set_num_threads(1)
         self._evaluator = Evaluator(spec.model, spec.data, spec.layout)
 
@@ -375,6 +391,7 @@ class LiveRun:
         self._resizes: SimpleQueue[tuple[int, Future[int]]] = SimpleQueue()
         self._shipping = _Shipping(spec.folder, self._options)
         self._folders: dict[str, Path] = {}  # by machine
+        self._gauges: dict[str, Any] = {}
         self.targets: dict[Address, str] = {}
         self.moved: list[Callable[[dict[Address, str]], None]] = []
         self.joiners = count(serving.next_worker(spec) if again else spec.cluster.workers)
@@ -596,6 +613,7 @@ class LiveRun:
                 f"{what}: lost {MOST_LOSSES + 1} times within {LOSSES_SECONDS:.0f} s: their processes were killed "
                 "(out of memory?)"
             )
+        log.warning("%s lost: brought back", what)
         self._notes.append(f"{what} lost: brought back")
 
     def notes(self) -> list[str]:
@@ -622,6 +640,21 @@ class LiveRun:
         """Ask every piece. Raises RunFailed if one is gone for good."""
         shards = tuple(self._status_of(Address(Role.SHARD, shard)) for shard in range(self._spec.layout.shards))
         return RunStatus(self._status_of(LEDGER), shards, self._status_of(AVERAGER), self._alive())
+
+    def publish(self, values: Mapping[str, float]) -> None:
+        """Offer these numbers to Prometheus, through the agent of the cluster that the run is on: as
+        ray_distbelief_NAME{run="..."}. A Ray of the run's own has no such agent.
+        """
+        if self._spec.cluster.address == "local":
+            return
+        from ray.util.metrics import Gauge
+
+        for name, value in values.items():
+            gauge = self._gauges.get(name)
+            if gauge is None:
+                gauge = self._gauges[name] = Gauge(f"distbelief_{name}", tag_keys=("run",))
+                gauge.set_default_tags({"run": self._spec.run})
+            gauge.set(value)
 
     def _alive(self) -> int:
         calls = [actor.alive.remote() for actor, *_ in self._hosts.values()]

@@ -268,7 +268,8 @@ def export(run: Path, format: str, output: Path | None, weights: str, debug: boo
 def status(run: Path | None, as_json: bool, debug: bool) -> int:
     """Say what a run is doing now, or how it ended.
 
-    Without RUN: the newest one under ./runs. Staleness is in updates, loss in
+    Without RUN: the newest one under ./runs. On another machine that reaches the
+    actors, a copy of RUN/connection.json will do: it holds the token. Staleness is in updates, loss in
     nats; errors are in percent, with --json they are fractions. Exit code 1 if
     the run neither goes on nor left a summary.
 
@@ -277,6 +278,7 @@ def status(run: Path | None, as_json: bool, debug: bool) -> int:
       distbelief status
       distbelief status runs/digits-20260729-101530
       distbelief status --json | jq .progress
+      distbelief status connection.json
     """
     from distbelief.status import status_command
 
@@ -303,6 +305,38 @@ def worker(connect: str, token_file: Path, workers: int, data_root: Path | None,
     from distbelief.outside import worker_command
 
     return worker_command(connect, token_file, workers, data_root)
+
+
+@commands.command()
+@click.argument("run", type=DIRECTORY, metavar="RUN")
+@click.option("--follow", "-f", is_flag=True, help="Go on while the run does.")
+@click.option(
+    "--actor",
+    "actors",
+    type=text("NAME"),
+    multiple=True,
+    help="Only this one: driver, ledger, averager, shard-0, host-1 ...; shard means every shard; repeatable.",
+)
+@click.option(
+    "--level", type=text("LEVEL"), default="info", help="The least that is shown: debug, info, warning or error."
+)
+@json_option
+@debug_option
+def logs(run: Path, follow: bool, actors: tuple[str, ...], level: str, as_json: bool, debug: bool) -> int:
+    """Show what the actors of a run wrote, in the order of time.
+
+    Every actor writes lines of JSON to RUN/logs. With --json they are shown as
+    they are.
+
+    \b
+    Examples:
+      distbelief logs runs/digits-20260729-101530
+      distbelief logs runs/a --follow --level warning
+      distbelief logs runs/a --actor shard --actor ledger --json
+    """
+    from distbelief.logs import logs_command
+
+    return logs_command(run, actors, level, follow, as_json)
 
 
 @commands.command()

@@ -18,6 +18,7 @@ import torch
 
 from cluster import serving
 from cluster.local import private_ray
+from cluster.logs import logging_to
 from cluster.spec import ClusterSettings, RunSpec
 from distbelief import BEGAN, memory, own, rendezvous, rundir
 from distbelief.advisor import Advisor
@@ -26,6 +27,7 @@ from distbelief.config import Config, assignments
 from distbelief.conservation import complaint
 from distbelief.draft import anchored, draft, facts_of, faults_of
 from distbelief.interrupts import AT_ONCE, Interrupts
+from distbelief.logs import LoggedView, warnings_of
 from distbelief.progress import View, percent, view_for
 from distbelief.summary import Outcomes, summarise
 from distbelief.watch import ORDERLY_SECONDS, Watch
@@ -111,11 +113,12 @@ def launch(
         try:
             config = own.given(config, model, dataset, loss)
             prepared = prepare(config)
-            view.begin(shown(config, prepared))
-            for note in prepared.notes:
-                view.say(f"note: {note}")
-            with rundir.held(prepared.spec.folder):
-                return Launch(config, prepared, view, interrupts, started).run()
+            with logging_to(prepared.spec.folder, "driver"), rundir.held(prepared.spec.folder):
+                logged = LoggedView(view)
+                logged.begin(shown(config, prepared))
+                for note in prepared.notes:
+                    logged.say(f"note: {note}")
+                return Launch(config, prepared, logged, interrupts, started).run()
         finally:
             view.close()
 
@@ -288,7 +291,8 @@ class Launch:
             weights_N = rundir.read_weights(self._spec.folder / f"{name}.safetensors", self._spec.layout)
             found[name] = _within(limit, evaluator, weights_N), self._hashes[name]
         outcomes = Outcomes(self._first or self._started, time.time(), self._ending.value, self._message, found)
-        summary = summarise(self._spec.folder, self._spec.plan, self._facts, outcomes, self._measures)
+        facts = self._facts | {"warnings": warnings_of(self._spec.folder)}
+        summary = summarise(self._spec.folder, self._spec.plan, facts, outcomes, self._measures)
         if broken := complaint(summary["conservation"]):
             self._view.say(broken)
         self._view.end(_results(self._spec.folder, summary))

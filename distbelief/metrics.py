@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, deque
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +15,15 @@ from tensorboardX import SummaryWriter
 from distbelief.histogram import mean, percentile, total
 from distbelief.progress import Moment
 from distbelief.rundir import METRICS
+from distbelief.timing import PARTS, means
+from distbelief.troubles import Spent
 from ps.leases import LeasePlan
 from workers.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from cluster.spec import RunStatus
 
+DRAWN_WORKERS = 32  # that TensorBoard gets curves of, however many there are
 WINDOW_SECONDS = 10.0  # that throughput is the mean of
 
 
@@ -96,8 +101,16 @@ class MetricsLog:
         }
         self._write(moment, "evaluation", values)
 
-    def staleness(self, histogram: Counter[int], updates: int) -> None:
-        """The whole run's staleness, for TensorBoard's histograms."""
+    def times(self, moment: Moment, workers: Mapping[int, Spent]) -> None:
+        """Seconds per lease by what they went into: the mean of all workers, and each worker's for TensorBoard."""
+        if workers:
+            self._write(moment, "time", means(workers))
+        for worker, spent in islice(workers.items(), DRAWN_WORKERS):
+            for part in PARTS:
+                self._board.add_scalar(f"time_of_worker_{worker}/{part}", getattr(spent, part), moment.samples)
+
+    def staleness(self, histogram: Counter[int], moment: Moment) -> None:
+        """The run's staleness so far, for TensorBoard's histograms."""
         if histogram:
             edges = list(range(max(histogram) + 2))
             counts = [histogram.get(k, 0) for k in edges[:-1]]
@@ -105,7 +118,7 @@ class MetricsLog:
                 "train/staleness",
                 min=min(histogram), max=max(histogram), num=sum(counts),
                 sum=sum(k * n for k, n in histogram.items()), sum_squares=sum(k * k * n for k, n in histogram.items()),
-                bucket_limits=[edge + 0.5 for edge in edges[:-1]], bucket_counts=counts, global_step=updates,
+                bucket_limits=[edge + 0.5 for edge in edges[:-1]], bucket_counts=counts, global_step=moment.samples,
             )  # fmt: skip
 
     def close(self) -> None:
@@ -119,3 +132,26 @@ class MetricsLog:
         self._lines.flush()
         for key, value in finite.items():
             self._board.add_scalar(f"{kind}/{key}", value, moment.samples)
+
+
+def published(moment: Moment, status: RunStatus, seconds: Mapping[str, float]) -> dict[str, float]:
+    """What is offered to Prometheus, by name (see distbelief/grafana.json); without what is not known.
+
+    Args:
+        seconds: Per lease, by what they went into.
+    """
+    values = {
+        "progress": moment.share,
+        "loss": moment.loss,
+        "train_error": status.ledger.recent_error,
+        "images_per_second": moment.images_per_second,
+        "updates_per_second": moment.updates_per_second,
+        "staleness_mean": moment.staleness_mean,
+        "staleness_p95": moment.staleness_p95,
+        "workers": float(moment.workers_alive),
+        "leases_outstanding": float(status.ledger.outstanding),
+        "leases_reissued": float(status.ledger.reissued),
+        "average_top1_error": math.nan if moment.average_error is None else moment.average_error,
+        **{f"{part}_seconds": value for part, value in seconds.items()},
+    }
+    return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from cluster.logs import logging_to
 from cluster.machines import build_ledger
 from cluster.recording import first_opening
 from cluster.witnesses import unlike
@@ -24,6 +25,7 @@ from distbelief.config import Config
 from distbelief.draft import anchored, draft, facts_of, faults_of
 from distbelief.interrupts import Interrupts
 from distbelief.launcher import Launch, Prepared, exit_code, identity_of, shown
+from distbelief.logs import LoggedView
 from distbelief.progress import View, view_for
 from distbelief.status import running
 from ps.errors import BadInput, RunFailed, require
@@ -61,14 +63,15 @@ def resume(
     """
     view = view or view_for(sys.stderr)
     started = time.time() if started is None else started
-    with Interrupts() as interrupts, rundir.held(run):
+    with Interrupts() as interrupts, rundir.held(run), logging_to(run, "driver"):
         try:
             config, prepared, first = _prepare(run, workers)
-            view.begin(shown(config, prepared))
+            logged = LoggedView(view)
+            logged.begin(shown(config, prepared))
             _wait_until_gone(run)
             rundir.remove_connection(run)
             (run / rundir.SUMMARY).unlink(missing_ok=True)
-            return Launch(config, prepared, view, interrupts, started, first).run()
+            return Launch(config, prepared, logged, interrupts, started, first).run()
         finally:
             view.close()
 

@@ -6,7 +6,7 @@ Shape suffixes: B = images, C, H, W = channels, rows, columns, K = classes, N = 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,6 @@ from torch import nn
 from distbelief import rundir
 from distbelief.card import Card, read_card
 from distbelief.config import Config
-from ps.errors import BadInput
 from ps.layout import Layout
 from workers.classification import Predictor
 from workers.gradient import GradientFunction
@@ -32,7 +31,7 @@ class Saved:
 
     Attributes:
         run: The run's directory.
-        config: What the run was started with.
+        config: What the run was started with; its model is the card's.
         card: What the weights say of themselves.
         sha256: Of the file.
         weights_N: In the order of `layout`.
@@ -55,8 +54,7 @@ class Saved:
         config = rundir.config_of(run)
         file = run / f"{weights}.safetensors"
         card = read_card(file)
-        if card.model != config.model.name:
-            raise BadInput(f"weights: {file} is of another model: got {card.model}, expected {config.model.name}")
+        config = replace(config, model=replace(config.model, name=card.model))
         layout = Layout.of(network(config.model, card.traits).named_parameters(), 1)
         weights_N = rundir.read_weights(file, layout)
         return cls(run, config, card, hashlib.sha256(file.read_bytes()).hexdigest(), layout, weights_N)

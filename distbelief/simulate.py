@@ -254,7 +254,7 @@ class _Simulate:
         if (average := found["average"][0]) is not None:
             self._log.evaluation(self._moment(), average)
         shards = self._simulation.status().shards
-        self._log.staleness(total([shard.staleness for shard in shards]), shards[0].version)
+        self._log.staleness(total([shard.staleness for shard in shards]), self._moment())
         status = self._simulation.status().ledger
         ending = status.ending or Ending.FAILED.value
         message = status.message if status.ending else "all workers were lost before the run ended"

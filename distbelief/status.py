@@ -18,6 +18,7 @@ import click
 from distbelief import rendezvous
 from distbelief.conservation import complaint
 from distbelief.histogram import mean, percentile
+from distbelief.logs import warnings_of
 from distbelief.progress import duration, number, percent, printable
 from distbelief.rundir import CONFIG, CONNECTION, JOURNAL, SUMMARY
 from ps.averager import AveragerStatus
@@ -39,18 +40,22 @@ def status_command(run: Path | None, as_json: bool) -> int:
     """Print what a run is doing or how it ended; return the exit code, 1 if it neither goes on nor left a summary.
 
     Args:
-        run: Run directory; None for the newest one under ./runs.
+        run: Run directory, or elsewhere a copy of its connection.json; None for the newest run under ./runs.
         as_json: Print one JSON object instead of text; what is not known is null.
 
     Raises:
         BadInput: Not a run directory, or a file in it is damaged.
     """
     folder = newest(RUNS) if run is None else run
-    if not _is_run(folder):
+    if folder.is_file():
+        report: Running | Ended | Lost = running(folder, folder) or Lost(str(folder))
+    elif _is_run(folder):
+        report = running(folder) or _ended(folder) or Lost(str(folder))
+    else:
         raise BadInput(
-            f"run: got {folder}, expected a run directory (one with a {CONFIG}); see distbelief launch --help"
+            f"run: got {folder}, expected a run directory (one with a {CONFIG}) or a copy of its {CONNECTION}; "
+            "see distbelief status --help"
         )
-    report = running(folder) or _ended(folder) or Lost(str(folder))
     click.echo(json.dumps(_without_nan(asdict(report)), allow_nan=False) if as_json else report.text())
     return 1 if isinstance(report, Lost) else 0
 
@@ -119,6 +124,7 @@ class Running:
         silent: Actors that did not answer.
         strangers: Calls that the actors refused because they came without the run's token.
         join: Where processes outside the cluster may join.
+        warnings: What the run's driver has warned of; read from the run directory, and empty where that is not.
     """
 
     run: str
@@ -132,6 +138,7 @@ class Running:
     silent: tuple[str, ...]
     strangers: int
     join: str = field(default="", kw_only=True)
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
     state: str = field(default="running", kw_only=True)
 
     def text(self) -> str:
@@ -159,6 +166,7 @@ class Running:
             lines.append(("to join", rendezvous.command(self.join, Path(self.run))))
         if self.strangers:
             lines.append(("no token", f"{self.strangers:,} calls refused"))
+        lines += [("warning", warning) for warning in self.warnings]
         text = _facts(lines)
         return f"{text}\n\n{_table(self._shard_rows())}\n{LEGEND}" if self.shards else text
 
@@ -189,6 +197,7 @@ class Ended:
     seconds: float
     average_error: float | None
     broken: str = ""
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
     state: str = field(default="ended", kw_only=True)
 
     def text(self) -> str:
@@ -202,6 +211,7 @@ class Ended:
                 ("time", duration(self.seconds)),
                 ("average error", percent(self.average_error)),
                 *([("accounting", self.broken)] if self.broken else []),
+                *(("warning", warning) for warning in self.warnings),
             ]
         )
 
@@ -221,9 +231,11 @@ class Lost:
 # --- a run that goes on -----------------------------------------------------------------------------------------------
 
 
-def running(folder: Path) -> Running | None:
-    """What the run's actors say; None if there are none."""
-    path = folder / CONNECTION
+def running(folder: Path, path: Path | None = None) -> Running | None:
+    """What the run's actors say; None if there are none. `path`: the file that says where they are, by default the
+    run directory's own.
+    """
+    path = path or folder / CONNECTION
     if (content := _json_object(path)) is None:
         return None
     targets = _field(content, "targets", dict, path)
@@ -250,6 +262,7 @@ def running(folder: Path) -> Running | None:
         tuple(name for name, answer in answers.items() if answer is None),
         sum(traffic.unauthenticated for _, traffic in said),
         join=str(content.get("join", "")),
+        warnings=tuple(warnings_of(folder)),
         state=f"ending: {ledger.ending}" if ledger and ledger.ending else "running",
     )
 
@@ -298,6 +311,7 @@ def _ended(folder: Path) -> Ended | None:
         float(_field(content, "seconds", (int, float), path)),
         float(error) if isinstance(error, int | float) else None,
         complaint(content.get("conservation")),
+        warnings=tuple(map(str, content.get("warnings") or ())),
     )
 
 

@@ -11,9 +11,11 @@ import torch
 
 from distbelief.config import Config
 from distbelief.histogram import total
-from distbelief.metrics import Meter, MetricsLog
+from distbelief.metrics import Meter, MetricsLog, published
 from distbelief.progress import Moment, View
 from distbelief.stall import StallDetector, advice
+from distbelief.timing import Timing, means
+from distbelief.troubles import Measured, Troubles
 from ps.ledger import Ending
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class Watch:
         self._meter = Meter(spec.plan, spec.cluster.workers)
         self._log = MetricsLog(spec.folder)
         self._stall = StallDetector(classes)
+        self._timing = Timing(spec.journal)
+        self._troubles = Troubles()
         self._average_N = torch.empty(spec.layout.size)
         self._began = seconds()
         self._status: RunStatus | None = None
@@ -65,7 +69,7 @@ class Watch:
                 self._look(now)
                 if now >= next_metrics and self._moment and self._status:
                     next_metrics = now + METRICS_SECONDS
-                    self._log.moment(self._moment, self._status)
+                    self._measure(self._moment, self._status)
             self._evaluate(now)
             self._save(now)
             for note in self._live.notes():
@@ -78,8 +82,7 @@ class Watch:
             time.sleep(LOOK_SECONDS)
         self._look(self._seconds())
         if self._moment and self._status:
-            self._log.moment(self._moment, self._status)
-            self._log.staleness(total([shard.staleness for shard in self._status.shards]), self._moment.updates)
+            self._measure(self._moment, self._status)
 
     def ending(self) -> tuple[Ending, str]:
         """How the run ended, and one line about it if it did not end well."""
@@ -109,6 +112,25 @@ class Watch:
         if self._stall.stalled(ledger.finished, ledger.recent_loss, ledger.recent_auxiliary):
             rate, seed = self._config.schedule.rate, self._config.run.seed
             self._view.say(advice(ledger.recent_loss, ledger.recent_auxiliary, rate, seed))
+
+    def _measure(self, moment: Moment, status: RunStatus) -> None:
+        """Write the metrics, and say what looks wrong."""
+        workers = self._timing.look()
+        self._log.moment(moment, status)
+        self._log.times(moment, workers)
+        self._log.staleness(total([shard.staleness for shard in status.shards]), moment)
+        self._live.publish(published(moment, status, means(workers)))
+        consistency = self._config.consistency
+        measured = Measured(
+            workers,
+            [shard.version for shard in status.shards],
+            moment.staleness_mean,
+            consistency.mean_staleness(self._config.cluster.workers),
+            consistency.in_rounds,
+            moment.updates_per_second,
+        )
+        for line in self._troubles.look(measured):
+            self._view.say(line)
 
     def _reason_to_stop(self, now: float, interrupted: bool) -> Ending | None:
         run = self._config.run

@@ -5,6 +5,7 @@ Several processes may append to it at once; each names an example once, so a fil
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ class UnreadableList:
             if message in self._named:
                 return
             self._named.add(message)
+            logging.getLogger("distbelief.unreadable").warning("skipped: %s", " ".join(message.split()))
             # One write in append mode: lines of several processes do not mix.
             with suppress(OSError), self._path.open("ab", buffering=0) as file:
                 file.write(f"{' '.join(message.split())}\n".encode())

@@ -6,6 +6,7 @@ import hashlib
 import os
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -15,7 +16,7 @@ from ps.errors import JournalDamaged, WireError
 from ps.journal import Record
 from ps.wire import parameter_server_pb2 as pb
 from ps.wire.codec import decode_record
-from ps.wire.records import encode_record
+from ps.wire.records import encode_record, tag_of
 
 MAGIC = b"DBJRNL01"
 FORMAT = 1
@@ -110,6 +111,39 @@ def read_journal(path: Path) -> Iterator[Record]:
         elif record.format != FORMAT:
             raise JournalDamaged(f"{path}: journal format {record.format}, this program reads format {FORMAT}")
         first = False
+
+
+class JournalTail:
+    """Reads what is appended to a journal, from time to time, and one kind of record only.
+
+    Args:
+        path: The journal; it may still be empty.
+        kind: Of record.
+    """
+
+    def __init__(self, path: Path, kind: type) -> None:
+        self._path = path
+        self._tag = tag_of(kind)
+        self._at = len(MAGIC)
+
+    def read(self, most: int) -> list[Record]:
+        """The newest records since the last time, at most so many, in order. Half a record is left for next time."""
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            data = file.read()
+        bodies: deque[bytes] = deque(maxlen=most)
+        at = 0
+        while at + _FRAME.size <= len(data):
+            length, length_check, _ = _FRAME.unpack_from(data, at)
+            start, stop = at + _FRAME.size, at + _FRAME.size + length
+            if _length_check(length) != length_check or stop > len(data):
+                break
+            if data.startswith(self._tag, start):
+                bodies.append(data[start:stop])
+            at = stop
+        self._at += at
+        found = [decode_record(body) for body in bodies]
+        return [record for record in found if not isinstance(record, pb.Header)]
 
 
 def _end(path: Path) -> int:

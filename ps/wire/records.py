@@ -131,6 +131,11 @@ _RECORDS: dict[type, tuple[bytes, Encoder]] = {
 }
 
 
+def tag_of(kind: type) -> bytes:
+    """What the body of every record of this kind begins with."""
+    return _RECORDS[kind][0]
+
+
 def encode_record(record: journal.Record) -> bytes:
     """One journal record's body."""
     tag, encode = _RECORDS[type(record)]

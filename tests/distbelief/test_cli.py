@@ -17,8 +17,8 @@ from workers.models import MODELS
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
-    "launch", "resume", "workers", "evaluate", "predict", "export", "status", "worker", "simulate", "replay", "verify",
-    "report", "staleness", "cluster", "data", "bench",
+    "launch", "resume", "workers", "evaluate", "predict", "export", "status", "worker", "logs", "simulate", "replay",
+    "verify", "report", "staleness", "cluster", "data", "bench",
 ]  # fmt: skip
 
 Behind = Callable[..., object]

@@ -126,7 +126,7 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     assert "Warning" not in err
     folder = tmp_path / "run"
     files = {"config.toml", "metrics.jsonl", "latest.safetensors", "average.safetensors", "summary.json"}
-    assert {entry.name for entry in folder.iterdir()} == files | {"journal", "tensorboard"}
+    assert {entry.name for entry in folder.iterdir()} == files | {"journal", "logs", "tensorboard"}
     summary = summary_of(tmp_path)
     assert summary["stopped_by"] == "completed"
     assert summary["updates"] == 360

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +18,11 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from distbelief.metrics import Meter, MetricsLog
+from distbelief.metrics import Meter, MetricsLog, published
 from distbelief.progress import Moment
 from distbelief.rundir import METRICS
+from distbelief.timing import PARTS
+from distbelief.troubles import Spent
 from ps.leases import LeasePlan
 from workers.evaluation import Evaluation
 
@@ -36,6 +41,7 @@ def status(samples: int = 0, *staleness: dict[int, int], **ledger: Any) -> Any:
         "recent_loss": math.nan,
         "recent_error": 0.25,
         "outstanding": 2,
+        "reissued": 0,
         "recent_auxiliary": (),
         **ledger,
     }
@@ -175,13 +181,45 @@ def test_lines_are_there_before_the_log_is_closed_and_a_second_log_appends(log: 
 
 
 def test_staleness_is_a_histogram_with_a_bucket_per_value(log: MetricsLog, tmp_path: Path) -> None:
-    log.staleness(Counter(), 5)
-    log.staleness(Counter({1: 3, 4: 2}), 9)
+    log.staleness(Counter(), MOMENT)
+    log.staleness(Counter({1: 3, 4: 2}), MOMENT)
     log.close()
     (event,) = [event for event in events(tmp_path) if event.summary.value]
     (value,) = event.summary.value
-    assert (value.tag, event.step) == ("train/staleness", 9)
+    assert (value.tag, event.step) == ("train/staleness", MOMENT.samples)
     histogram = value.histo
     assert (histogram.min, histogram.max, histogram.num, histogram.sum, histogram.sum_squares) == (1, 4, 5, 11, 35)
     assert list(histogram.bucket_limit) == [0.5, 1.5, 2.5, 3.5, 4.5]
     assert list(histogram.bucket) == [0, 3, 0, 0, 2]
+
+
+def test_where_the_workers_time_went(log: MetricsLog, tmp_path: Path) -> None:
+    log.times(MOMENT, {})
+    workers = {0: Spent("host-0", 4, 0.1, 0.2, 0.3, 1.0, 0.5), 7: Spent("host-1", 4, 0.1, 0.2, 0.3, 3.0, 0.5)}
+    log.times(MOMENT, workers)
+    log.close()
+    (line,) = lines(tmp_path)
+    assert (line["kind"], line["compute"], line["exchange"]) == ("time", 2.0, 0.5)
+    found = scalars(tmp_path)
+    assert found["time_of_worker_7/compute"] == 3.0
+    assert len([tag for tag in found if tag.startswith("time_of_worker_0/")]) == 5
+
+
+def test_the_dashboard_draws_what_is_published_and_nothing_else() -> None:
+    moment, seconds = replace(MOMENT, average_error=0.1), dict.fromkeys(PARTS, 0.1)
+    names = {f"ray_distbelief_{name}" for name in published(moment, status(), seconds)}
+    dashboard = json.loads((resources.files("distbelief") / "grafana.json").read_text("utf-8"))
+    panels = dashboard["panels"]
+    drawn = {
+        name for panel in panels for t in panel["targets"] for name in re.findall(r"ray_distbelief_\w+", t["expr"])
+    }
+    assert drawn == names
+    places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels]
+    assert len(set(places)) == len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_what_is_not_known_is_not_published() -> None:
+    found = published(replace(MOMENT, loss=math.nan, average_error=None), status(), {})
+    assert "loss" not in found
+    assert "average_top1_error" not in found
+    assert found["workers"] == float(MOMENT.workers_alive)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import stat
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from cluster.logs import logging_to
 from distbelief import cli, rundir
 from distbelief.status import mean, newest, percentile, status_command
 from ps import kernel
@@ -217,6 +219,7 @@ def test_an_ended_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(capsys.readouterr().out) == {
         "run": str(folder), "state": "ended", "stopped_by": "target", "message": "", "updates": 1_234,
         "samples": 12_340, "epochs": 3.5, "seconds": 83.2, "average_error": 0.0278, "broken": "",
+        "warnings": [],
     }  # fmt: skip
 
 
@@ -289,15 +292,40 @@ def test_no_run_at_all(empty: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         status_command(None, False)
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "file"])
+@pytest.mark.parametrize("kind", ["missing", "folder"])
 def test_not_a_run_directory(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x"
     if kind == "folder":
         path.mkdir()
-    elif kind == "file":
-        path.touch()
-    with pytest.raises(BadInput, match=r"^run: got .*/x, expected a run directory \(one with a config\.toml\)"):
+    with pytest.raises(
+        BadInput, match=r"^run: got .*/x, expected a run directory \(one with a config\.toml\) or a copy"
+    ):
         status_command(path, False)
+
+
+def test_a_copy_of_the_connection_is_enough_elsewhere(
+    tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_folder(tmp_path / "run")
+    connect(folder, {LEDGER: serve(LEDGER, ledger_after_three_leases())})
+    copy = tmp_path / "copy.json"
+    copy.write_bytes((folder / "connection.json").read_bytes())
+    assert status_command(copy, True) == 0
+    assert json.loads(capsys.readouterr().out)["ledger"]["finished"] == 3
+    copy.write_text("no json")
+    with pytest.raises(BadInput, match=r"copy.json: got .*, expected a JSON object; the file is damaged"):
+        status_command(copy, True)
+
+
+def test_what_a_run_warned_of_is_shown(tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(tmp_path / "run", summary={**SUMMARY, "warnings": ["worker 3 is a straggler"]})
+    assert status_command(folder, False) == 0
+    assert "warning        worker 3 is a straggler\n" in capsys.readouterr().out
+    with logging_to(folder, "driver"):
+        logging.getLogger("distbelief.driver").warning("worker 4 is a straggler")
+    connect(folder, {LEDGER: serve(LEDGER, ledger_after_three_leases())})
+    assert status_command(folder, False) == 0
+    assert "worker 4 is a straggler\n" in capsys.readouterr().out
 
 
 # --- damaged files ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,6 +116,9 @@ class Run:
         shard = ShardStatus(0, 1, updates, 10 * updates, 0.5, 0, 0, 0, 0, {1: updates} if updates else {})
         return SimpleNamespace(ledger=ledger, shards=(shard,), workers=3)
 
+    def publish(self, values: Mapping[str, float]) -> None:
+        self.published = dict(values)
+
     def stop(self, reason: Ending) -> None:
         self.stops.append((self._clock.now - BEGAN, reason))
         self._ending = reason.value
@@ -165,7 +168,11 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchRu
     def start(settings: dict[str, object] | None = None, interrupted_at: float = FAR, **script: Any) -> Watched:
         config = Config.of({"cluster.workers": 4, "run.evaluate_share": 0, **(settings or {})})
         spec: Any = SimpleNamespace(
-            plan=PLAN, folder=tmp_path, cluster=config.cluster, layout=SimpleNamespace(size=PARAMETERS)
+            plan=PLAN,
+            folder=tmp_path,
+            journal=tmp_path / "journal",
+            cluster=config.cluster,
+            layout=SimpleNamespace(size=PARAMETERS),
         )
         run: Any = Run(clock, **script)
         screen = Screen()
