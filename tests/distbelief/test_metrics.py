@@ -201,8 +201,8 @@ def test_where_the_workers_time_went(log: MetricsLog, tmp_path: Path) -> None:
     (line,) = lines(tmp_path)
     assert (line["kind"], line["compute"], line["exchange"]) == ("time", 2.0, 0.5)
     found = scalars(tmp_path)
-    assert found["time_of_worker_7/compute"] == 3.0
-    assert len([tag for tag in found if tag.startswith("time_of_worker_0/")]) == 5
+    assert found["time_of_worker_7/compute", MOMENT.samples] == 3.0
+    assert len([tag for tag, _ in found if tag.startswith("time_of_worker_0/")]) == 5
 
 
 def test_the_dashboard_draws_what_is_published_and_nothing_else() -> None:
