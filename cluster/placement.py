@@ -2,7 +2,6 @@
 
 shards             one machine after the other, so that each has its own link and memory; the driver's comes last; where
                    machines offer the resource SHARDS (a cluster file's on-demand ones do), only these
-standbys           elsewhere: never on the machine of their shard
 ledger, averager   on the driver's machine, which the run cannot lose anyway
 worker hosts       on all machines, dealt out like cards, those with GPUs first
 """
@@ -50,13 +49,6 @@ def for_shard(nodes: Sequence[Node], shard: int) -> Node:
     """The machine of this shard."""
     candidates = _keepers(nodes)
     return candidates[shard % len(candidates)]
-
-
-def for_standby(nodes: Sequence[Node], shard: int, primary: Node) -> Node | None:
-    """The machine of this shard's standby, given where the shard itself is; None if there is no other machine."""
-    candidates = [node for node in _keepers(nodes) or nodes if node.id != primary.id]
-    candidates = candidates or [node for node in nodes if node.id != primary.id]
-    return candidates[shard % len(candidates)] if candidates else None
 
 
 def for_driver(nodes: Sequence[Node]) -> Node:

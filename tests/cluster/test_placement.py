@@ -1,10 +1,10 @@
-"""Where the pieces of a run go: shards apart, standbys elsewhere, workers everywhere."""
+"""Where the pieces of a run go: shards apart, workers everywhere."""
 
 from __future__ import annotations
 
 import pytest
 
-from cluster.placement import Node, for_driver, for_shard, for_standby, seats
+from cluster.placement import Node, for_driver, for_shard, seats
 from ps.errors import RunFailed
 
 HEAD = Node("h", "10.0.0.1", 2, driver=True)
@@ -18,24 +18,12 @@ def test_shards_go_to_machines_of_their_own_and_the_driver_s_comes_last() -> Non
 
 def test_one_machine_has_everything() -> None:
     assert [for_shard([HEAD], shard) for shard in range(2)] == [HEAD, HEAD]
-    assert for_standby([HEAD], 0, HEAD) is None
     assert for_driver([HEAD]) == HEAD
 
 
 def test_where_machines_are_kept_for_shards_no_other_gets_one() -> None:
     kept = Node("c", "10.0.0.4", 2, keeps_shards=True)
     assert [for_shard([*ALL, kept], shard) for shard in range(3)] == [kept] * 3
-
-
-@pytest.mark.parametrize("shards", [1, 2, 3, 8])
-@pytest.mark.parametrize("kept", [0, 1, 2])
-def test_a_standby_is_never_beside_its_shard(shards: int, kept: int) -> None:
-    nodes = [*ALL, *(Node(f"k{i}", f"10.0.1.{i}", 2, keeps_shards=True) for i in range(kept))]
-    for shard in range(shards):
-        primary = for_shard(nodes, shard)
-        standby = for_standby(nodes, shard, primary)
-        assert standby is not None
-        assert standby.id != primary.id
 
 
 def test_after_a_loss_the_shard_goes_elsewhere() -> None:
