@@ -29,11 +29,13 @@ from ps.schedule import ScheduleSettings
 from ps.streams import derive
 from workers.datasets import DataSettings
 from workers.models import ModelSettings
+from workers.own import is_own
 from workers.program_settings import ProgramSettings
 
 LARGEST_INT = 1 << 53  # up to here every whole number is a float too
 
 
+OWN_PRESET = "own"  # for data of one's own
 MOMENTUM_RULES = ("momentum", "nesterov")
 
 
@@ -112,7 +114,9 @@ class Config:
             BadInput: Unknown preset, section or key, or a value that is not of its kind or out of its range.
         """
         filed = _flat(_read(file), str(file)) if file else {}
-        preset = str(values.get("run.preset", filed.get("run.preset", RunSettings().preset)))
+        data = str(values.get("data.name", filed.get("data.name", "")))
+        usual = OWN_PRESET if is_own(data) else RunSettings().preset
+        preset = str(values.get("run.preset", filed.get("run.preset", usual)))
         merged = {**_flat(_preset(preset), f"preset {preset}"), **filed, **values, "run.preset": preset}
         sections = _sections()
         known = {section: get_type_hints(kind) for section, kind in sections.items()}

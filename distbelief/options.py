@@ -146,7 +146,7 @@ class Setting:
 SETTINGS = (
     Setting("--preset", "run.preset", text("NAME"),
             "Where all other settings come from: digits (the default; needs no download), fashion-mnist, cifar10, "
-            "imagefolder, paper."),
+            "imagefolder, paper, own (the default for data of your own)."),
     Setting("--workers", "cluster.workers", COUNT, "Logical workers, each with one gradient in flight."),
     Setting("--shards", "cluster.shards", COUNT, "Parameter-server shards that the parameters are cut into."),
     Setting("--data", "data.name", text("NAME"),

@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distbelief.config import Config
+from distbelief.config import OWN_PRESET, Config
 from ps.errors import BadInput
 from ps.wire.files import write_whole
 from workers import own
 from workers.own import home, is_own, is_pickle, joined, pickled, resolve
 
 FOLDER = "own"  # in the run directory
-PRESET = "own"
 
 
 def given(config: Config | Mapping[str, object], model: Any = None, dataset: Any = None, loss: Any = None) -> Config:
@@ -32,7 +31,7 @@ def given(config: Config | Mapping[str, object], model: Any = None, dataset: Any
         BadInput: One of them cannot reach the workers.
     """
     if not isinstance(config, Config):
-        named_preset = {"run.preset": PRESET} if dataset is not None else {}
+        named_preset = {"run.preset": OWN_PRESET} if dataset is not None else {}
         config = Config.of({**named_preset, **config})
     path = _program()
     if dataset is not None:

@@ -38,9 +38,9 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "run.evaluate_share": ([-0.01, 1.01, math.nan], [0, 1]),
     "data.bad_images": (["ignore", ""], ["skip", "fail"]),
     "data.image_size": ([-1, 128], [0]),  # digits have a size of their own
-    "model.name": (["resnet", ""], [*MODELS]),
-    "model.loss": (["f"], ["", "m:f"]),
     "data.classes": ([-1], [0, 10]),
+    "model.name": (["resnet", ""], [*MODELS, "nets:resnet"]),
+    "model.loss": (["hinge"], ["", "nets:loss"]),
     "model.precision": (["float16"], ["float32", "bfloat16"]),
     "model.clip_norm": ([-1.0, math.nan], [0, 5.0]),
     "one_worker.rate": ([0.0, -0.1, math.inf, math.nan], [1e-30, 10.0]),

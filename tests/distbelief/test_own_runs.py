@@ -181,6 +181,7 @@ def test_names_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     values = {"model.name": "nets_for_cli:mlp", "data.name": "nets_for_cli:data", "run.folder": "run", "run.epochs": 1}
     assert run_from_command_line(values, (), None) == 0
     config = rundir.config_of(tmp_path / "run")
+    assert config.run.preset == "own"
     assert (config.model.name, config.model.path) == ("nets_for_cli:mlp", str(tmp_path))
     monkeypatch.chdir("/")
     assert run_from_command_line({"run.folder": str(tmp_path / "again")}, (), tmp_path / "run") == 0
