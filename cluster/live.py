@@ -86,7 +86,7 @@ def connected(address: str, temporary: Path | None) -> Iterator[None]:
         # Ray puts the directory that it is started in, and that of the program, before everything else on its workers'
         # import path, where a user's own folders named "workers" or "cluster" would take the place of ours.
         with chdir(temporary or "/"), _nameless():
-            ray.init(address=address, **quiet)
+            _init(address, quiet)
     except Exception as error:
         first = str(error).strip().splitlines()[0]
         if address == "local":
@@ -99,6 +99,17 @@ def connected(address: str, temporary: Path | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(address: str, settings: dict[str, Any]) -> None:
+    """Ray's own, but a local one may try twice: it waits 30 s for its processes, too short on a busy machine."""
+    try:
+        ray.init(address=address, **settings)
+    except Exception:
+        if address != "local":
+            raise
+        ray.shutdown()
+        ray.init(address=address, **settings)
 
 
 @contextmanager
