@@ -1,9 +1,9 @@
 """Advisor: measures how curved a run's loss is, and says in one sentence where its rate is more than is stable.
 
-A handful of small batches give the largest curvature: as much as one of the run's own steps, or a few. For AdamW it is
-the curvature that its scaled step sees, with the scale that the same batches' gradients would give it. On the live
-clock a thread measures it when nobody else wants the processor, so a run is neither later nor slower for it; a run that
-is over before gets no advice.
+A handful of small batches give the largest curvature: as much as one of the run's own steps, or a few. For adamw and
+rmsprop it is the curvature that their scaled step sees, with the scale that the same batches' gradients would give it.
+On the live clock a thread measures it when nobody else wants the processor, so a run is neither later nor slower for
+it; a run that is over before gets no advice.
 
 Shape suffix: N = parameters of the model.
 """
@@ -35,17 +35,19 @@ if TYPE_CHECKING:
     from workers.images import Dataset
 
 BATCH_SIZE = 8  # examples of each gradient
-BATCHES = 4  # that give the scale of AdamW
+BATCHES = 4  # that give the scale
+LOOKS_AHEAD = "dana"  # the correction with a velocity per worker
+SCALED = ("adamw", "rmsprop")  # the rules that divide a gradient by its typical size
 ITERATIONS = 8  # products with the Hessian, two gradients each
 LOWEST_PRIORITY = 19
 
 
 def measurable(config: Config) -> bool:
-    """Whether the limits of the theory apply: to rules that step along the gradient, and to AdamW's scaled step."""
+    """Whether the limits of the theory apply: to rules that step along the gradient, or along a scaled one."""
     return (
-        config.rule.rule in ("sgd", "momentum", "nesterov", "adamw")
+        config.rule.rule in ("sgd", "momentum", "nesterov", *SCALED)
         and config.program.kind == "gradient"
-        and config.correction.kind in ("none", "staleness-rate", "discard", "implicit-momentum")
+        and config.correction.kind in ("none", "staleness-rate", "discard", "implicit-momentum", LOOKS_AHEAD)
     )
 
 
@@ -70,7 +72,7 @@ def curvature(
         return gradient_N
 
     scale_N = None
-    if config.rule.rule == "adamw":
+    if config.rule.rule in SCALED:
         batches = [gradient(w_N, batch).square() for batch in range(min(BATCHES, plan.leases))]
         scale_N = 1.0 / (torch.stack(batches).mean(0).sqrt() + config.rule.epsilon)
     return largest_curvature(gradient, w_N, gradient(w_N).clone(), ITERATIONS, scale_N)
@@ -97,7 +99,7 @@ def stability(config: Config, curvature: float, staleness: float | None = None) 
             age = max(0.0, momentum / (1 - momentum) - staleness)
             paid = min(1.0, 1.0 / ((1 - momentum) * (1 + staleness)))
             rate, momentum = rate * paid / ((1 + age) * (1 - momentum)), age / (1 + age)
-    return Stability(rate, momentum, staleness, curvature)
+    return Stability(rate, momentum, staleness, curvature, ahead=config.correction.kind == LOOKS_AHEAD)
 
 
 class Advisor:

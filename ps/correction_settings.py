@@ -26,7 +26,7 @@ CORRECTIONS = (
     "dana",
 )
 _WITH_PULLS = ("dc-asgd", "dc-asgd-adaptive", "gap-aware")
-_MOMENTUM_RULES = {"implicit-momentum": ("momentum", "nesterov"), "dana": ("momentum",)}
+_MOMENTUM_RULES = {"implicit-momentum": ("momentum", "nesterov"), "dana": ("momentum", "rmsprop")}
 
 
 @dataclass(frozen=True, slots=True)

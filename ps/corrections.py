@@ -314,10 +314,14 @@ class ImplicitMomentum(Correction):
 class Dana(Correction):
     """DANA: one momentum per worker, and a pull reads where all of them together will have led.
 
-    v_i <- mu * v_i - alpha * g                    one velocity for all workers instead repeats each worker's past
+    v_i <- mu * v_i - alpha * g (or as rmsprop)    one velocity for all workers instead repeats each worker's past
     w   <- w + v_i                                 W times as often as its own gradients come
     pull: w + mu * (v_1 + ... + v_W)               published as theta - eta * gamma * sum v, with v <- gamma * v + g
                                                    (equal while alpha is constant)
+
+    Round-robin workers are stable up to alpha * h of about 0.7 / W at mu = 0.9 (tested through the shard), five times
+    that of one velocity for all, and rate / (1 - mu), the size of the whole step, may be four times what it may be
+    without any momentum.
 
     The velocity of a worker that is taken for lost leaves the sum; else every pull would be off by it for ever.
 
@@ -348,7 +352,7 @@ class Dana(Correction):
             self._velocities[worker] = torch.zeros_like(self._sum_N)
         self._worker = worker
         self._sum_N.sub_(self._velocities[worker])
-        return Plan(rule, (self._velocities[worker],))
+        return Plan(rule, (self._velocities[worker], *slots[1:]))
 
     def stepped(self, version: int, w_N: Tensor) -> None:
         self._sum_N.add_(self._velocities[self._worker])

@@ -27,7 +27,7 @@ from ps.layout import LINE
 if TYPE_CHECKING:
     from torch import Tensor
 
-RULES = ("sgd", "momentum", "nesterov", "adagrad", "adamw")
+RULES = ("sgd", "momentum", "nesterov", "adagrad", "adamw", "rmsprop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,17 +208,50 @@ def _fused_momentum(mu: float, alpha: float, decay: float, w_N: Tensor, g_N: Ten
 
 
 @dataclass(frozen=True, slots=True)
+class Rmsprop:
+    """Momentum of gradients that are divided by their typical size; the decay is decoupled from that size.
+
+    s <- beta2 * s + (1 - beta2) * g ** 2                               torch.optim.RMSprop instead: s uncorrected for
+    v <- mu * v - alpha * (g / (sqrt(s / (1 - beta2 ** t)) + epsilon)   its start at zero, v without alpha, lambda * w
+                           + lambda * w)                                added to g
+    w <- w + v                                                          AdamW instead: the momentum is inside the ratio
+
+    where t counts the shard's updates, from 1. With mu = 0 it is AdamW with beta1 = 0. The size is the shard's, of all
+    workers' gradients, so with one velocity per worker (see ps.corrections.Dana) they still agree on what a step is.
+
+    Source: Tieleman and Hinton 2012, lecture 6.5, with momentum as in Szegedy et al. 2016 (Inception-v3), section 8;
+    bias correction: Kingma and Ba 2015; decoupled decay: Loshchilov and Hutter 2019.
+    """
+
+    momentum: float
+    beta2: float
+    epsilon: float
+    slots: ClassVar[tuple[str, ...]] = ("velocity", "squares")
+
+    def apply(self, step: Step, w_N: Tensor, g_N: Tensor, slots: tuple[Tensor, ...]) -> None:
+        v_N, s_N = slots
+        s_N.mul_(self.beta2).addcmul_(g_N, g_N, value=1 - self.beta2)
+        correction = (1 - self.beta2**step.update) ** 0.5
+        scale_N = s_N.sqrt().div_(correction).add_(self.epsilon)
+        v_N.mul_(self.momentum).addcdiv_(g_N, scale_N, value=-step.rate)
+        if step.decay != 0:
+            v_N.add_(w_N, alpha=-step.rate * step.decay)
+        w_N.add_(v_N)
+
+
+@dataclass(frozen=True, slots=True)
 class RuleSettings:
     """What a user chooses about the update rule.
 
     Attributes:
         rule: One of RULES.
-        momentum: mu of momentum and nesterov.
+        momentum: mu of momentum, nesterov and rmsprop.
         weight_decay: lambda, before the biases' multiplier.
         bias_rate_multiplier: For every bias; 2 in the Caffe recipe.
         bias_decay_multiplier: For every bias; 0 in the Caffe recipe.
-        epsilon: Of adagrad and adamw.
-        beta1, beta2: Of adamw.
+        epsilon: Of adagrad, adamw and rmsprop.
+        beta1: Of adamw.
+        beta2: Of adamw and rmsprop.
 
     Raises:
         BadInput: A setting is out of its range, or the rule is unknown.
@@ -257,5 +290,7 @@ class RuleSettings:
                 return Nesterov(self.momentum)
             case "adagrad":
                 return Adagrad(self.epsilon)
+            case "rmsprop":
+                return Rmsprop(self.momentum, self.beta2, self.epsilon)
             case _:
                 return AdamW(self.beta1, self.beta2, self.epsilon)

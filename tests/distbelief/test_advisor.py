@@ -15,7 +15,7 @@ from distbelief.draft import draft
 from distbelief.progress import PlainView
 from distbelief.simulate import simulate
 
-MOMENTUM = {"rule.rule": "momentum", "rule.momentum": 0.9, "schedule.rate": 0.02}
+MOMENTUM = {"rule.rule": "momentum", "rule.momentum": 0.9, "schedule.rate": 0.02, "correction.kind": "none"}
 
 
 def config(**values: object) -> Config:
@@ -36,6 +36,8 @@ def test_what_a_rate_is_worth() -> None:
     assert numbers(config(correction__kind="staleness-rate")) == pytest.approx((0.02 / 31, 0.9, 31.0))
     adamw = config(rule__rule="adamw", rule__beta1=0.9)
     assert numbers(adamw) == pytest.approx((0.002, 0.9, 31.0))
+    assert numbers(config(rule__rule="rmsprop", correction__kind="dana")) == (0.02, 0.9, 31.0)
+    assert stability(config(correction__kind="dana"), 10.0).limit > 5 * stability(config(), 10.0).limit
 
 
 @pytest.mark.parametrize(("workers", "rate", "momentum"), [(1, 0.02, 0.9), (2, 0.2 / 9, 8 / 9), (32, 0.0625, 0.0)])
@@ -51,7 +53,7 @@ def test_what_the_theory_says_nothing_of_is_not_measured() -> None:
     assert not measurable(config(program__kind="local", rule__rule="nesterov"))
 
 
-@pytest.mark.parametrize("rule", ["momentum", "adamw"])
+@pytest.mark.parametrize("rule", ["momentum", "adamw", "rmsprop"])
 def test_a_network_s_curvature_is_a_number_above_zero_and_the_same_twice(rule: str) -> None:
     chosen = config(rule__rule=rule)
     drafted = draft(chosen)

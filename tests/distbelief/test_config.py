@@ -45,7 +45,7 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "model.clip_norm": ([-1.0, math.nan], [0, 5.0]),
     "one_worker.rate": ([0.0, -0.1, math.inf, math.nan], [1e-30, 10.0]),
     "one_worker.momentum": ([-0.1, 1.0, math.nan], [0.0, 0.9999999999999]),
-    "rule.rule": (["adam"], ["sgd", "momentum", "nesterov", "adagrad", "adamw"]),
+    "rule.rule": (["adam"], ["sgd", "momentum", "nesterov", "adagrad", "adamw", "rmsprop"]),
     "rule.momentum": ([-0.1, 1.0, math.nan], [0, 0.99]),
     "rule.weight_decay": ([-1e-9, math.inf, math.nan], [0, 1.0]),
     "rule.bias_rate_multiplier": ([-1.0, math.inf, math.nan], [0, 2.0]),

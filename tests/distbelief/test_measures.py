@@ -6,13 +6,19 @@ Shape suffixes: N = parameters, T = versions, K = those looked at.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from distbelief.measures import Stability, effective_motion, gap, largest_curvature, stability_limit
+from distbelief.measures import Stability, effective_motion, gap, largest_curvature, limit_ahead, stability_limit
+from ps.correction_settings import CorrectionSettings
+from ps.messages import Lease
+from ps.rules import RuleSettings
 from ps.streams import torch_stream
+from tests.cluster.simulation import constant, simulated, specification
+from workers.program import Gradient
 
 LIMITS = {  # facts D
     0.0: (2.0, 1.0, 0.44504, 0.20906, 0.10130, 0.04986),
@@ -32,6 +38,33 @@ def test_stability_limits_are_those_of_the_table(momentum: float) -> None:
 @pytest.mark.parametrize("staleness", [0, 1, 2.5, 31, 1000])
 def test_without_momentum_the_limit_has_a_closed_form(staleness: float) -> None:
     assert stability_limit(0.0, staleness) == pytest.approx(2 * math.sin(math.pi / (2 * (2 * staleness + 1))))
+
+
+@pytest.mark.parametrize("workers", [2, 8, 32])
+def test_without_momentum_there_is_nothing_to_look_ahead_to(workers: int) -> None:
+    assert limit_ahead(0.0, workers) == pytest.approx(stability_limit(0.0, workers - 1))
+
+
+@pytest.mark.parametrize(("momentum", "workers"), [(0.5, 8), (0.9, 2), (0.9, 8), (0.9, 32), (0.95, 8)])
+def test_workers_that_look_ahead_are_stable_up_to_their_limit(momentum: float, workers: int) -> None:
+    """Through the shipped shard: of 41 curvatures around the limit those beyond it grow, those below it shrink."""
+    window, grid_N = 80 * workers, torch.linspace(0.9, 1.1, 41)
+    h_N = limit_ahead(momentum, workers) * grid_N
+    rule, ahead = RuleSettings(rule="momentum", momentum=momentum), CorrectionSettings("dana")
+    spec = replace(specification(4 * window, workers, elements=41, rule=rule, rate=1.0), correction=ahead)
+    seen: list[Tensor] = []
+
+    def gradient(lease: Lease, w_N: Tensor, gradient_N: Tensor) -> tuple[Gradient, float]:
+        seen.append(w_N.abs().clone())
+        torch.mul(w_N, h_N, out=gradient_N)
+        return Gradient(0.0, 0, 0, True, gradient_N), 0.0
+
+    simulated(spec, constant(), gradient, torch.ones(41))
+    w_TN = torch.stack(seen)
+    grows_N = w_TN[3 * window :].amax(0) > w_TN[2 * window : 3 * window].amax(0)
+    first = int(grows_N.nonzero()[0])
+    assert bool(grows_N[first:].all())
+    assert float(grid_N[first]) == pytest.approx(1.0, abs=0.02)
 
 
 def quadratic(h_N: Tensor) -> tuple[Tensor, Tensor]:

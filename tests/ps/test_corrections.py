@@ -178,6 +178,7 @@ class Cluster:
 
     settings: CorrectionSettings
     shards: int = 1
+    rule: RuleSettings = RULE
     made: list[Shard] = field(default_factory=list)
     look: dict[int, Tensor] = field(default_factory=dict)
     read: dict[int, tuple[Reading, ...]] = field(default_factory=dict)
@@ -189,11 +190,11 @@ class Cluster:
         schedule = ScheduleSettings(rate=RATE).build(100, 10_000)
         for index in range(self.shards):
             bound = self.layout.bounds(index)
-            correction = self.settings.build(RULE, WORKERS, bound.stop - bound.start)
+            correction = self.settings.build(self.rule, WORKERS, bound.stop - bound.start)
             self.made.append(
                 Shard(
-                    index, self.shards, draw("weights")[bound].clone(), self.layout.segments(index), RULE.build(), 0.0,
-                    schedule, 0, correction,
+                    index, self.shards, draw("weights")[bound].clone(), self.layout.segments(index), self.rule.build(),
+                    0.0, schedule, 0, correction,
                 )
             )  # fmt: skip
         for worker in range(WORKERS):
@@ -228,8 +229,8 @@ class Cluster:
         return torch.cat([shard._w_N for shard in self.made])
 
 
-def trained(settings: CorrectionSettings, updates: int = 120, shards: int = 1) -> Cluster:
-    cluster = Cluster(settings, shards)
+def trained(settings: CorrectionSettings, updates: int = 120, shards: int = 1, rule: RuleSettings = RULE) -> Cluster:
+    cluster = Cluster(settings, shards, rule)
     for lease, worker in enumerate(turns(updates)):
         cluster.update(lease, worker)
     return cluster
@@ -242,6 +243,19 @@ def test_it_moves_as_the_equations_say(name: str) -> None:
     assert actual_N == pytest.approx(expected_N, rel=2e-4, abs=2e-5)
     if name != "none":  # and that is not what happens without it
         assert float(np.abs(reference(REFERENCES["none"], 120) - expected_N).max()) > 1e-3
+
+
+def test_dana_leads_rmsprop_whose_typical_gradient_is_that_of_all_workers() -> None:
+    rmsprop = RuleSettings(rule="rmsprop", momentum=MU, beta2=0.9)
+
+    def scaled(now: Now) -> Made:
+        squares = moving([g * g for g in now.gs], 0.9) / (1 - 0.9 ** len(now.gs))
+        return Made(now.g / (np.sqrt(squares) + 1e-8))
+
+    expected_N = reference(scaled, 60, per_worker=True)
+    actual = trained(SETTINGS["dana"], 60, rule=rmsprop)
+    assert actual.weights.double().numpy() == pytest.approx(expected_N, rel=1e-3, abs=1e-3)
+    assert torch.equal(trained(SETTINGS["dana"], 60, shards=3, rule=rmsprop).weights, actual.weights)
 
 
 def test_every_correction_has_its_reference() -> None:

@@ -15,14 +15,17 @@ from torch import Tensor
 
 from ps.errors import BadInput
 from ps.layout import Layout, Segment, TensorSpec
-from ps.rules import RULES, Adagrad, AdamW, Momentum, Nesterov, Rule, RuleSettings, Sgd, Step
+from ps.rules import RULES, Adagrad, AdamW, Momentum, Nesterov, Rmsprop, Rule, RuleSettings, Sgd, Step
 from ps.streams import torch_stream
 from ps.updates import Update, apply
 
 STEPS = 50
 RATE = 0.037
 
-ALL = [Sgd(), Momentum(0.9), Momentum(0.0), Nesterov(0.9), Adagrad(1e-8), AdamW(0.9, 0.999, 1e-8)]
+ALL = [
+    Sgd(), Momentum(0.9), Momentum(0.0), Nesterov(0.9), Adagrad(1e-8), AdamW(0.9, 0.999, 1e-8),
+    Rmsprop(0.9, 0.99, 1e-8),
+]  # fmt: skip
 
 Optimizer = Callable[..., torch.optim.Optimizer]
 
@@ -132,6 +135,28 @@ def test_momentum_follows_its_equation_while_the_rate_changes(rule: Momentum | N
         update(rule, whole(n), alpha, decay, number, w_N, g_N, slots)
     np.testing.assert_allclose(slots[0].numpy(), v, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(w_N.numpy(), w, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_rmsprop_follows_its_equation_while_the_rate_changes(decay: float) -> None:
+    n, rule = 100, Rmsprop(0.9, 0.99, 1e-8)
+    w_N = start(n)
+    slots = zeros(rule, w_N)
+    w, v, s = w_N.double().numpy(), np.zeros(n), np.zeros(n)
+    for number, g_N in enumerate(gradients(n), start=1):
+        alpha, g = RATE / number, g_N.double().numpy()
+        s = 0.99 * s + 0.01 * g**2
+        v = 0.9 * v - alpha * (g / (np.sqrt(s / (1 - 0.99**number)) + 1e-8) + decay * w)
+        w = w + v
+        update(rule, whole(n), alpha, decay, number, w_N, g_N, slots)
+    np.testing.assert_allclose(slots[0].numpy(), v, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(w_N.numpy(), w, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_without_momentum_rmsprop_is_adamw_without_its_own(decay: float) -> None:
+    ours_N, adamw_N = run(Rmsprop(0.0, 0.99, 1e-8), 1000, decay)[0], run(AdamW(0.0, 0.99, 1e-8), 1000, decay)[0]
+    torch.testing.assert_close(ours_N, adamw_N, rtol=1e-4, atol=1e-5)
 
 
 def test_momentum_and_torchs_part_when_the_rate_changes() -> None:
@@ -246,6 +271,7 @@ def test_the_gradient_is_left_alone_and_the_copy_is_what_the_shard_holds(rule: R
         (Nesterov(0.9), 0.02),
         (Adagrad(1e-8), 0.5),
         (AdamW(0.9, 0.999, 1e-8), 0.05),
+        (Rmsprop(0.9, 0.999, 1e-8), 0.001),
     ],
     ids=repr,
 )
@@ -273,7 +299,7 @@ def test_adamws_decay_pulls_towards_zero_without_a_gradient() -> None:
 def test_every_name_builds_its_rule_with_its_settings() -> None:
     settings = {"momentum": 0.8, "epsilon": 1e-6, "beta1": 0.7, "beta2": 0.9}
     built = [RuleSettings(rule=name, **settings).build() for name in RULES]
-    assert built == [Sgd(), Momentum(0.8), Nesterov(0.8), Adagrad(1e-6), AdamW(0.7, 0.9, 1e-6)]
+    assert built == [Sgd(), Momentum(0.8), Nesterov(0.8), Adagrad(1e-6), AdamW(0.7, 0.9, 1e-6), Rmsprop(0.8, 0.9, 1e-6)]
     assert RuleSettings().build() == Momentum(0.9)
 
 

@@ -81,7 +81,7 @@ def through(state: State) -> State:
 
 CASES = [
     *[("momentum", correction) for correction in CORRECTIONS],
-    *[(rule, "none") for rule in ("sgd", "nesterov", "adagrad", "adamw")],
+    *[(rule, "none") for rule in ("sgd", "nesterov", "adagrad", "adamw", "rmsprop")],
 ]
 
 
