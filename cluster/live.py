@@ -1,7 +1,6 @@
 """Live driver: the pieces of a run as Ray actors, on the wall clock. The only importer of Ray.
 
-Ray starts, places and supervises the processes; what they say to each other goes over gRPC. An actor here only holds
-what `cluster.serving` built.
+Ray starts, places and supervises the processes (cluster.actors); what they say to each other goes over gRPC.
 """
 
 from __future__ import annotations
@@ -10,29 +9,24 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 import time  # noqa: TID251 -- the live clock
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import ray
 import ray.exceptions
-import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from cluster import placement, serving
-from cluster.logs import adopt
+from cluster.actors import EvaluatorActor, HostActor, ServerActor
 from cluster.placement import Node
 from cluster.shipping import Consignment, Depot
 from cluster.spec import MOST_WORKERS, RunSpec, RunStatus
@@ -40,12 +34,8 @@ from ps.errors import BadInput, DistbeliefError, PeerLost, RunFailed
 from ps.ledger import Ending
 from ps.messages import AVERAGER, LEDGER, Address, Message, Read, ReadDone, Role, Stop, WorkerLost
 from ps.wire.client import Loop, Peer
-from ps.wire.process import settle
-from ps.wire.snapshots import Manifest, next_number, publish, withdraw, write_state
+from ps.wire.snapshots import Manifest, next_number, publish, withdraw
 from workers.evaluation import Evaluation
-
-if TYPE_CHECKING:
-    from cluster.host import WorkerHost
 
 log = logging.getLogger("distbelief.live")
 
@@ -166,135 +156,6 @@ def living(address: str) -> list[Node]:
         return alive()
 
 
-class _Server:
-    """Actor: one state machine behind gRPC.
-
-    Args:
-        again: It served before: it takes up what was written down.
-        alone: Of the ledger: all workers of that time are gone.
-    """
-
-    def __init__(
-        self,
-        spec: RunSpec,
-        actor: Address,
-        weights_N: npt.NDArray[np.float32] | None = None,
-        again: bool = False,
-        alone: bool = False,
-    ) -> None:
-        adopt(spec.folder, str(actor))
-        match actor.role:
-            case Role.SHARD:
-                assert weights_N is not None
-                served = serving.serve_shard(spec, actor.index, _tensor(weights_N), again)
-            case Role.LEDGER:
-                served = serving.serve_ledger(spec, again, alone)
-            case _:
-                served = serving.serve_averager(spec, again)
-        self._server, self._notes = served.server, served.notes
-        self._write = partial(write_state, spec.snapshots, actor=str(actor))
-        self._ended = threading.Event()
-        settle()
-
-    def start(self, host: str) -> tuple[str, tuple[str, ...]]:
-        """Listen; return the address, and what a person should know."""
-        target = self._server.start(host or str(ray.util.get_node_ip_address()))
-        log.info("listening at %s, process %d", target, os.getpid())
-        return target, self._notes
-
-    def connect(self, targets: dict[Address, str]) -> None:
-        self._server.connect(targets)
-
-    def serve(self) -> None:
-        """Return when it was stopped; whoever waits for that hears if the process is lost."""
-        self._ended.wait()
-
-    def save(self, number: int) -> str:
-        """Write its state as part of this snapshot; return its SHA-256."""
-        return self._server.save(number, lambda state: self._write(number=number, state=state))
-
-    def stop(self) -> None:
-        self._server.stop()
-        self._ended.set()
-        log.info("stopped")
-
-
-class _Host:
-    """Actor: one worker host."""
-
-    def __init__(self, spec: RunSpec, host: int, workers: range, turns: int) -> None:
-        adopt(spec.folder, f"host-{host}")
-        self._arguments = (spec, host, workers, turns)
-        self._lock = threading.Lock()
-        self._host: WorkerHost | None = None
-        self._moved: dict[Address, str] = {}  # while it was not open yet, as is the next
-        self._leaving: set[int] = set()
-        self._stopped = False
-
-    def open(self, targets: dict[Address, str]) -> None:
-        host = serving.worker_host(*self._arguments, targets)
-        with self._lock:
-            self._host = host
-            host.connect(self._moved)
-            host.leave(self._leaving)
-            if self._stopped:
-                host.stop()
-        settle()
-
-    def run(self) -> None:
-        assert self._host is not None, "open comes first"
-        log.info("workers %d to %d begin, process %d", self._arguments[2][0], self._arguments[2][-1], os.getpid())
-        try:
-            self._host.run()
-        except Exception:
-            log.exception("a worker could not go on")
-            raise
-        log.info("all workers have ended")
-
-    def work(self, targets: dict[Address, str]) -> None:
-        """Open and run."""
-        self.open(targets)
-        self.run()
-
-    def connect(self, targets: dict[Address, str]) -> None:
-        """These actors are elsewhere by now."""
-        with self._lock:
-            if self._host is None:
-                self._moved |= targets
-            else:
-                self._host.connect(targets)
-
-    def alive(self) -> int:
-        return 0 if self._host is None else self._host.alive
-
-    def leave(self, workers: tuple[int, ...]) -> None:
-        """Let these of its workers end after the lease in hand."""
-        with self._lock:
-            self._leaving |= set(workers)
-            if self._host is not None:
-                self._host.leave(workers)
-
-    def stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            if self._host is not None:
-                self._host.stop()
-
-
-class _Evaluator:
-    """Actor: evaluates the average beside the run."""
-
-    def __init__(self, spec: RunSpec) -> None:
-        from workers.evaluation import Evaluator
-
-        adopt(spec.folder, "evaluator")
-        torch.set_num_threads(1)
-        self._evaluator = Evaluator(spec.model, spec.data, spec.layout)
-
-    def evaluate(self, weights_N: npt.NDArray[np.float32]) -> Evaluation:
-        return self._evaluator.evaluate(_tensor(weights_N))
-
-
 @dataclass(slots=True)
 class _Saving:
     """A snapshot that is being written: first all shards, then the averager, which then has all that they sent before.
@@ -387,13 +248,14 @@ class LiveRun:
         self._loop = Loop("distbelief-driver")
         self._servers: dict[Address, Any] = {}
         self._serving: dict[Any, Address] = {}  # running call -> whose
+        self._homes: dict[Address, Node] = {}  # where each actor is
         self._peers: dict[Address, Peer] = {}
-        self._hosts: dict[Any, tuple[Any, range, str, int]] = {}  # running call -> (actor, workers, node, turns)
+        self._hosts: dict[Any, tuple[Any, range, str]] = {}  # running call -> (actor, workers, node)
         self._losses: list[tuple[float, str]] = []
         self._notes: list[str] = []
         self._saving: _Saving | None = None
         self._stopping = False
-        self._idle: tuple[range, str, int] | None = None  # workers that ended, their node and turns
+        self._idle: tuple[range, str] | None = None  # workers that ended, and their node
         self._evaluator: Any = None
         self._evaluation: Any = None
         self._reads = 0
@@ -416,12 +278,23 @@ class LiveRun:
     def _local(self) -> bool:
         return self._spec.cluster.address == "local"
 
+    @property
+    def _apart(self) -> bool:
+        """Whether some machine writes into a folder of its own, which is brought here as long as it only grows."""
+        return any(folder != self._spec.folder for folder in self._folders.values())
+
     def start(self) -> None:
         """Bring everything up and set the workers going. Raises RunFailed if it does not come up."""
         addresses = [Address(Role.SHARD, shard) for shard in range(self._spec.layout.shards)] + [LEDGER, AVERAGER]
         try:
             if not self._local:
                 self._folders = self._shipping.open(alive())
+                if self._apart and self._again:
+                    raise BadInput(
+                        f"run: got {self._spec.folder}, which some machine does not see; expected a shared one"
+                    )
+                if self._apart:
+                    self._notes.append("the machines do not share the run directory, so there are no snapshots")
             hosts = [(self._host(*plan), *plan) for plan in self._placement()]
             for address in addresses:
                 self._serve(address, self._again, alone=True)
@@ -437,20 +310,25 @@ class LiveRun:
         except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
             raise _failure("the run did not come up", error) from error
         self._loop.call(lambda: self._peers.update({to: self._peer(target) for to, target in self.targets.items()}))
-        self._hosts = {actor.run.remote(): (actor, workers, node, turns) for actor, node, _, workers, turns in hosts}
+        self._hosts = {actor.run.remote(): (actor, workers, node) for actor, node, _, workers in hosts}
 
     def _serve(self, address: Address, again: bool, alone: bool = False) -> None:
         part_N = self._weights_N[self._spec.bounds[address.index]].numpy() if address.role is Role.SHARD else None
         nodes = alive()
         shard = address.role is Role.SHARD
-        node = (placement.for_shard(nodes, address.index) if shard else placement.for_driver(nodes)).id
-        kind = ray.remote(_Server).options(**self._options(str(address), node))
-        server: Any = kind.remote(self._spec_on(node), address, part_N, again, alone)
+        node = placement.for_shard(nodes, address.index) if shard else placement.for_driver(nodes)
+        if (home := self._homes.get(address)) and self._spec_on(home.id).folder != self._spec_on(node.id).folder:
+            raise RunFailed(
+                f"{address} was lost with its machine, and its journal too: the run directory is not shared"
+            )
+        kind = ray.remote(ServerActor).options(**self._options(str(address), node.id))
+        server: Any = kind.remote(self._spec_on(node.id), address, part_N, again, alone)
         self._servers[address] = server
+        self._homes[address] = node
         self._serving[server.serve.remote()] = address
 
     def _started(self, address: Address) -> Any:
-        return self._servers[address].start.remote("127.0.0.1" if self._local else "")
+        return self._servers[address].start.remote("127.0.0.1" if self._local else self._homes[address].address)
 
     def _peer(self, target: str) -> Peer:
         return Peer(target, self._spec.token, identity=self._spec.identity)
@@ -471,14 +349,14 @@ class LiveRun:
             return {to: target for to, target in self.targets.items() if to.role is Role.SHARD}
         return {to: self.targets[to] for to in (AVERAGER, LEDGER)} if address.role is Role.SHARD else {}
 
-    def _placement(self) -> list[tuple[str, int, range, int]]:
-        """Worker hosts as (node, host, workers, turns); see cluster.placement."""
+    def _placement(self) -> list[tuple[str, int, range]]:
+        """Worker hosts as (node, host, workers); see cluster.placement."""
         cluster = self._spec.cluster
         seats = placement.seats(alive(), cluster.workers, cluster.threads, cluster.turns)
         if not self._again:
-            return [(seat.node.id, seat.host, seat.workers, 1) for seat in seats]
+            return [(seat.node.id, seat.host, seat.workers) for seat in seats]
         ids = [self._new_workers(len(seat.workers)) for seat in seats]
-        return [(seat.node.id, some.start, some, 1) for some, seat in zip(ids, seats, strict=True)]
+        return [(seat.node.id, some.start, some) for some, seat in zip(ids, seats, strict=True)]
 
     def _new_workers(self, size: int) -> range:
         """Ids that nobody has had; the first one numbers their host too."""
@@ -487,9 +365,9 @@ class LiveRun:
             next(self.joiners)
         return range(first, first + size)
 
-    def _host(self, node: str, host: int, workers: range, turns: int) -> Any:
+    def _host(self, node: str, host: int, workers: range) -> Any:
         options = self._options(f"host-{host}", node)
-        return ray.remote(_Host).options(**options).remote(self._spec_on(node), host, workers, turns)
+        return ray.remote(HostActor).options(**options).remote(self._spec_on(node), host, workers)
 
     def _spec_on(self, node: str) -> RunSpec:
         """The run as processes on this machine see it."""
@@ -508,31 +386,31 @@ class LiveRun:
         self._shipping.collect()
         done, _ = ray.wait(list(self._hosts), num_returns=len(self._hosts), timeout=0) if self._hosts else ([], [])
         for call in done:
-            _, workers, node, turns = self._hosts.pop(call)
+            _, workers, node = self._hosts.pop(call)
             try:
                 ray.get(call)
             except ray.exceptions.RayActorError:
-                self._lost(f"workers {workers.start} to {workers.stop - 1}")
-                self._replace(workers, node, turns)
+                self._lost(f"workers {workers.start} to {workers.stop - 1}", 1 + len(self._hosts))
+                self._replace(workers, node)
             except ray.exceptions.RayTaskError as error:
                 raise _failure("a worker could not go on", error) from error
             else:
                 if not self._leaving.issuperset(workers):
-                    self._idle = (workers, node, turns)
+                    self._idle = (workers, node)
         self._keep_saving()
         if not self._hosts and self._idle and not self._stopping and not self._status_of(LEDGER).ending:
             self._replace(*self._idle)  # a shard lost something after the last worker had ended
         return bool(self._hosts)
 
-    def _replace(self, workers: range, node: str, turns: int) -> None:
+    def _replace(self, workers: range, node: str) -> None:
         """Let others do these workers' work."""
         for worker in workers:
             self._tell(LEDGER, WorkerLost(worker))
         staying = [worker for worker in workers if worker not in self._leaving]
         if staying and not self._stopping:
-            if node not in {living.id for living in alive()}:
+            if node not in {each.id for each in alive()}:
                 node = self._roomiest().id  # the machine is lost with them
-            self._start_host(node, len(staying), turns)
+            self._start_host(node, len(staying))
 
     def resize(self, add: int) -> Future[int]:
         """Have so many more workers, or fewer, from the next `poll` on; gives how many there are then, or BadInput.
@@ -561,16 +439,16 @@ class LiveRun:
 
     def _add(self, workers: int) -> None:
         """Another host, where there are most cores for each host that is there."""
-        self._start_host(self._roomiest().id, workers, 1)
+        self._start_host(self._roomiest().id, workers)
 
     def _roomiest(self) -> Node:
-        hosts = Counter(node for _, _, node, _ in self._hosts.values())
+        hosts = Counter(node for _, _, node in self._hosts.values())
         return max(alive(), key=lambda node: node.cores / (1 + hosts[node.id]))
 
-    def _start_host(self, node: str, workers: int, turns: int) -> None:
+    def _start_host(self, node: str, workers: int) -> None:
         ids = self._new_workers(workers)
-        actor = self._host(node, ids.start, ids, turns)
-        self._hosts[actor.work.remote(self.targets)] = actor, ids, node, turns
+        actor = self._host(node, ids.start, ids)
+        self._hosts[actor.work.remote(self.targets)] = actor, ids, node
 
     def _remove(self, workers: Sequence[int]) -> None:
         self._leaving |= set(workers)
@@ -615,13 +493,13 @@ class LiveRun:
 
         self._loop.run(renew())
 
-    def _lost(self, what: str) -> None:
-        """A process is gone. Raises RunFailed if that happened too often."""
-        now = time.monotonic()
-        self._losses = [(at, of) for at, of in self._losses if now - at < LOSSES_SECONDS] + [(now, what.split()[0])]
-        if sum(of == what.split()[0] for _, of in self._losses) > MOST_LOSSES:
+    def _lost(self, what: str, many: int = 1) -> None:
+        """A process is gone, one of so many of its kind. Raises RunFailed if that happened too often."""
+        now, kind = time.monotonic(), what.split()[0]
+        self._losses = [(at, of) for at, of in self._losses if now - at < LOSSES_SECONDS] + [(now, kind)]
+        if (losses := sum(of == kind for _, of in self._losses)) > MOST_LOSSES * many:
             raise RunFailed(
-                f"{what}: lost {MOST_LOSSES + 1} times within {LOSSES_SECONDS:.0f} s: their processes were killed "
+                f"{what}: lost {losses} times within {LOSSES_SECONDS:.0f} s: their processes were killed "
                 "(out of memory?)"
             )
         log.warning("%s lost: brought back", what)
@@ -705,8 +583,8 @@ class LiveRun:
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Begin to write a snapshot, unless one is being written."""
-        if self._saving is None:
+        """Begin to write a snapshot, unless one is being written, or the machines share no directory to keep it in."""
+        if self._saving is None and not self._apart:
             number = next_number(self._spec.snapshots)
             shards = [address for address in self._servers if address.role is Role.SHARD]
             self._saving = _Saving(number, {self._servers[each].save.remote(number): each for each in shards})
@@ -753,7 +631,7 @@ class LiveRun:
         """Begin to evaluate these weights beside the run; `evaluation` has the result when it is there."""
         if self._evaluator is None:
             options = self._options("evaluator", placement.for_driver(alive()).id)
-            self._evaluator = ray.remote(_Evaluator).options(**options).remote(self._spec)
+            self._evaluator = ray.remote(EvaluatorActor).options(**options).remote(self._spec)
         self._evaluation = self._evaluator.evaluate.remote(weights_N.numpy())
 
     def evaluation(self) -> Evaluation | None:
@@ -776,10 +654,9 @@ class LiveRun:
         """End every actor; journals are closed first. Never raises: it also ends what failed."""
         for actor, *_ in self._hosts.values():
             actor.stop.remote()
-        with suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
-            ray.wait(
-                list(self._hosts), num_returns=max(1, len(self._hosts)), timeout=STOP_SECONDS
-            ) if self._hosts else None
+        if self._hosts:
+            with suppress(ray.exceptions.RayError):
+                ray.wait(list(self._hosts), num_returns=len(self._hosts), timeout=STOP_SECONDS)
         for server in self._servers.values():
             with suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
                 ray.get(server.stop.remote(), timeout=STOP_SECONDS)
@@ -790,13 +667,6 @@ class LiveRun:
         for actor in [*self._servers.values(), *(actor for actor, *_ in self._hosts.values()), self._evaluator]:
             if actor is not None:
                 ray.kill(actor)
-
-
-def _tensor(vector_N: npt.NDArray[np.float32]) -> Tensor:
-    """A copy that may be written to, at an address that torch chose: what Ray unpacks is neither."""
-    copy_N = torch.empty(len(vector_N))
-    copy_N.numpy()[:] = vector_N
-    return copy_N
 
 
 def _exchange(message: Read) -> Callable[[Peer], Coroutine[Any, Any, Message]]:

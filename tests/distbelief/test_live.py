@@ -186,7 +186,7 @@ def test_a_lost_worker_host_costs_time_and_nothing_else(tmp_path: Path) -> None:
         tmp_path, "--workers", "8", "--epochs", "6", "--batch-size", "16", "--set", "cluster.turns=2"
     ) as process:
         assert eventually(lambda: training(tmp_path, 100), 60), "no update"
-        hosts = [p for p in descendants(psutil.Process(process.pid)) if "_Host" in " ".join(p.cmdline())]
+        hosts = [p for p in descendants(psutil.Process(process.pid)) if "HostActor" in " ".join(p.cmdline())]
         assert len(hosts) == 2
         hosts[0].kill()
         _, err = process.communicate(timeout=200)
@@ -209,7 +209,7 @@ def test_a_live_run_comes_out_again_bit_for_bit(
     with launched(tmp_path, *options.split()) as process:
         if killed:
             assert eventually(lambda: training(tmp_path, 40), 120), "no update"
-            hosts = [p for p in descendants(psutil.Process(process.pid)) if "_Host" in " ".join(p.cmdline())]
+            hosts = [p for p in descendants(psutil.Process(process.pid)) if "HostActor" in " ".join(p.cmdline())]
             hosts[0].kill()
         _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err

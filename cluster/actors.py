@@ -1,0 +1,164 @@
+"""Actors: what runs in the processes of a live run, each holding what `cluster.serving` built.
+
+Ray makes them and calls them (see cluster.live); nothing here imports it. Several calls run at once, on threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cluster import serving
+from cluster.logs import adopt
+from cluster.spec import RunSpec
+from ps.messages import Address, Role
+from ps.wire.process import settle
+from ps.wire.snapshots import write_state
+from workers.evaluation import Evaluation, Evaluator
+
+if TYPE_CHECKING:
+    from cluster.host import WorkerHost
+
+log = logging.getLogger("distbelief.live")
+
+
+class ServerActor:
+    """One state machine behind gRPC.
+
+    Args:
+        again: It served before: it takes up what was written down.
+        alone: Of the ledger: all workers of that time are gone.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        actor: Address,
+        weights_N: npt.NDArray[np.float32] | None = None,
+        again: bool = False,
+        alone: bool = False,
+    ) -> None:
+        adopt(spec.folder, str(actor))
+        match actor.role:
+            case Role.SHARD:
+                assert weights_N is not None
+                served = serving.serve_shard(spec, actor.index, _tensor(weights_N), again)
+            case Role.LEDGER:
+                served = serving.serve_ledger(spec, again, alone)
+            case _:
+                served = serving.serve_averager(spec, again)
+        self._server, self._notes = served.server, served.notes
+        self._write = partial(write_state, spec.snapshots, actor=str(actor))
+        self._ended = threading.Event()
+        settle()
+
+    def start(self, host: str) -> tuple[str, tuple[str, ...]]:
+        """Listen at this machine's address `host`; return "host:port", and what a person should know."""
+        target = self._server.start(host)
+        log.info("listening at %s, process %d", target, os.getpid())
+        return target, self._notes
+
+    def connect(self, targets: dict[Address, str]) -> None:
+        self._server.connect(targets)
+
+    def serve(self) -> None:
+        """Return when it was stopped; whoever waits for that hears if the process is lost."""
+        self._ended.wait()
+
+    def save(self, number: int) -> str:
+        """Write its state as part of this snapshot; return its SHA-256."""
+        return self._server.save(number, lambda state: self._write(number=number, state=state))
+
+    def stop(self) -> None:
+        self._server.stop()
+        self._ended.set()
+        log.info("stopped")
+
+
+class HostActor:
+    """One worker host, with one compute turn."""
+
+    def __init__(self, spec: RunSpec, host: int, workers: range) -> None:
+        adopt(spec.folder, f"host-{host}")
+        self._arguments = (spec, host, workers, 1)
+        self._lock = threading.Lock()
+        self._host: WorkerHost | None = None
+        self._moved: dict[Address, str] = {}  # while it was not open yet, as is the next
+        self._leaving: set[int] = set()
+        self._stopped = False
+
+    def open(self, targets: dict[Address, str]) -> None:
+        host = serving.worker_host(*self._arguments, targets)
+        with self._lock:
+            self._host = host
+            host.connect(self._moved)
+            host.leave(self._leaving)
+            if self._stopped:
+                host.stop()
+        settle()
+
+    def run(self) -> None:
+        assert self._host is not None, "open comes first"
+        log.info("workers %d to %d begin, process %d", self._arguments[2][0], self._arguments[2][-1], os.getpid())
+        try:
+            self._host.run()
+        except Exception:
+            log.exception("a worker could not go on")
+            raise
+        log.info("all workers have ended")
+
+    def work(self, targets: dict[Address, str]) -> None:
+        """Open and run."""
+        self.open(targets)
+        self.run()
+
+    def connect(self, targets: dict[Address, str]) -> None:
+        """These actors are elsewhere by now."""
+        with self._lock:
+            if self._host is None:
+                self._moved |= targets
+            else:
+                self._host.connect(targets)
+
+    def alive(self) -> int:
+        return 0 if self._host is None else self._host.alive
+
+    def leave(self, workers: tuple[int, ...]) -> None:
+        """Let these of its workers end after the lease in hand."""
+        with self._lock:
+            self._leaving |= set(workers)
+            if self._host is not None:
+                self._host.leave(workers)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            if self._host is not None:
+                self._host.stop()
+
+
+class EvaluatorActor:
+    """Evaluates the average beside the run."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        adopt(spec.folder, "evaluator")
+        torch.set_num_threads(1)
+        self._evaluator = Evaluator(spec.model, spec.data, spec.layout)
+
+    def evaluate(self, weights_N: npt.NDArray[np.float32]) -> Evaluation:
+        return self._evaluator.evaluate(_tensor(weights_N))
+
+
+def _tensor(vector_N: npt.NDArray[np.float32]) -> Tensor:
+    """A copy that may be written to, at an address that torch chose: what Ray unpacks is neither."""
+    copy_N = torch.empty(len(vector_N))
+    copy_N.numpy()[:] = vector_N
+    return copy_N
