@@ -24,7 +24,7 @@ from ps.consistency import ConsistencySettings
 from ps.correction_settings import CorrectionSettings
 from ps.errors import BadInput, nearest, require
 from ps.ledger import LedgerSettings
-from ps.rules import RuleSettings
+from ps.rules import WITH_MOMENTUM, RuleSettings
 from ps.schedule import ScheduleSettings
 from ps.streams import derive
 from workers.datasets import DataSettings
@@ -36,7 +36,6 @@ LARGEST_INT = 1 << 53  # up to here every whole number is a float too
 
 
 OWN_PRESET = "own"  # for data of one's own
-MOMENTUM_RULES = ("momentum", "nesterov")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +177,7 @@ class Config:
                 f"correction.kind: got {correction} with the program {kind}, expected none, staleness-rate or discard: "
                 "the others are for single gradients"
             )
-        if kind == "local" and self.rule.rule not in ("sgd", *MOMENTUM_RULES):
+        if kind == "local" and self.rule.rule not in ("sgd", "momentum", "nesterov"):
             raise BadInput(
                 f'rule.rule: got "{self.rule.rule}" with the program local, expected nesterov, momentum or sgd'
             )
@@ -210,7 +209,7 @@ def _implied_rule(values: Mapping[str, object], given: str) -> str:
     if program == "local":
         return "nesterov"
     wanted = "rule.momentum" in values or values.get("correction.kind") in ("implicit-momentum", "dana")
-    return "momentum" if wanted and given not in MOMENTUM_RULES else given
+    return "momentum" if wanted and given not in WITH_MOMENTUM else given
 
 
 def presets() -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from distbelief.watch import ORDERLY_SECONDS, Watch
 from ps.errors import RunFailed
 from ps.ledger import Ending
 from ps.messages import Address
+from ps.rules import WITH_MOMENTUM
 from ps.wire import tls
 from ps.wire.tls import Identity
 from workers.datasets import load
@@ -158,7 +159,7 @@ def shown(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
     """What a person is told of a run before it starts."""
     spec = prepared.spec
     rule = f"{config.rule.rule}, rate {config.schedule.rate:g} ({config.schedule.kind})"
-    if config.rule.rule in ("momentum", "nesterov"):
+    if config.rule.rule in WITH_MOMENTUM:
         rule += f", momentum {config.rule.momentum:g}"
     if config.correction.kind != "none":
         rule += f", correction {config.correction.kind}"

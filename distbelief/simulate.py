@@ -36,7 +36,7 @@ from cluster.spec import RunSpec
 from cluster.vectors import OwnVectors, SharedVectors, Vectors
 from distbelief import advisor, memory, own, rundir
 from distbelief.card import Card
-from distbelief.config import MOMENTUM_RULES, Config, assignments
+from distbelief.config import Config, assignments
 from distbelief.conservation import complaint
 from distbelief.draft import Draft, anchored, draft, facts_of, faults_of
 from distbelief.fit import fitted
@@ -273,7 +273,7 @@ class _Simulate:
             stability = advisor.verdict(advisor.stability(self._config, self._curvature, staleness))
         if self._trace is not None:
             gap = self._trace.gap()
-            if self._config.rule.rule in ("sgd", *MOMENTUM_RULES):  # the others do not step along the gradient
+            if self._config.rule.rule in ("sgd", "momentum", "nesterov"):  # the others do not step along the gradient
                 motion = self._trace.motion(self._config.cluster.workers)
         return {
             "stability": stability,

@@ -17,6 +17,7 @@ from distbelief.stall import StallDetector, advice
 from distbelief.timing import Timing, means
 from distbelief.troubles import Measured, Troubles
 from ps.ledger import Ending
+from ps.rules import WITH_MOMENTUM
 
 if TYPE_CHECKING:
     from cluster.live import LiveRun
@@ -95,7 +96,7 @@ class Watch:
             return ending, ledger.message
         rate, rule, workers = self._config.schedule.rate, self._config.rule, self._config.cluster.workers
         used, advice = f"rate {rate:g}", f"try --lr {rate / 10:g}"
-        if rule.rule in ("momentum", "nesterov") and rule.momentum > 0:
+        if rule.rule in WITH_MOMENTUM and rule.momentum > 0:
             used, advice = f"{used}, momentum {rule.momentum:g}", f"{advice} or --momentum 0"
         return ending, (
             f"diverged at update {ledger.finished} ({ledger.message}) with {used} and {workers} workers; {advice}"

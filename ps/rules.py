@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RULES = ("sgd", "momentum", "nesterov", "adagrad", "adamw", "rmsprop")
+WITH_MOMENTUM = ("momentum", "nesterov", "rmsprop")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from typing import Any
 
 from distbelief.config import Config
 from ps.errors import BadInput, nearest
+from ps.rules import WITH_MOMENTUM
 
 AXES = ("workers", "consistency", "correction", "momentum", "rate", "seed", "cluster")
 KEYS = {"workers": "cluster.workers", "momentum": "rule.momentum", "rate": "schedule.rate", "seed": "run.seed"}
@@ -72,7 +73,7 @@ class Cell:
     @property
     def momentum(self) -> float:
         """Of the rule; 0 for a rule without."""
-        return self.config.rule.momentum if self.config.rule.rule in ("momentum", "nesterov") else 0.0
+        return self.config.rule.momentum if self.config.rule.rule in WITH_MOMENTUM else 0.0
 
     @property
     def rate(self) -> float:

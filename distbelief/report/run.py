@@ -23,6 +23,7 @@ from distbelief.report.html import Html
 from distbelief.report.subject import Subject
 from distbelief.status import RUNS, newest
 from ps.errors import BadInput
+from ps.rules import WITH_MOMENTUM
 from ps.wire.files import write_whole
 
 REPORT = "report.html"
@@ -167,7 +168,7 @@ def _measured(subject: Subject) -> Html:
 def _what_it_was(subject: Subject) -> Html:
     config, summary = subject.config, subject.summary
     rule = f"{config.rule.rule}, rate {config.schedule.rate:g} ({config.schedule.kind})"
-    if config.rule.rule in ("momentum", "nesterov"):
+    if config.rule.rule in WITH_MOMENTUM:
         rule += f", momentum {config.rule.momentum:g}"
     parameters = f"{summary['parameters']:,} parameters, " if summary else ""
     cluster = f"{config.cluster.workers:,} workers, {config.cluster.shards} shards"
