@@ -23,7 +23,13 @@ from ps.wire.files import read_journal
 from ps.wire.server import Carry
 
 # Wakes a stopped process, which cannot do so itself. Given: seconds, process id.
-_WAKE = "import os,signal,sys,time\ntime.sleep(float(sys.argv[1]))\nos.kill(int(sys.argv[2]),signal.SIGCONT)"
+_WAKE = """import os, signal, sys, time
+seconds, process = float(sys.argv[1]), int(sys.argv[2])
+while open(f"/proc/{process}/stat").read().rpartition(")")[2].split()[0] != "T":  # it stops when it gets to it
+    time.sleep(0.005)
+time.sleep(seconds)
+os.kill(process, signal.SIGCONT)
+"""
 
 
 class Injection:

@@ -52,7 +52,7 @@ class LogFile(logging.Handler):
         if record.exc_info:
             line["traceback"] = logging.Formatter().formatException(record.exc_info)
         with suppress(OSError):
-            os.write(self._file, (json.dumps(line, ensure_ascii=False) + "\n").encode())
+            os.write(self._file, (json.dumps(line, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
     def close(self) -> None:
         super().close()

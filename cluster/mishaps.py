@@ -108,21 +108,28 @@ class FaultySimulation(Simulation):
         if isinstance(message, Tick):
             super()._deliver(letter)
             return
+        seconds = 0.0
         faults = self._due(name, message, actor.recorder)
         for fault in faults:
             match fault.do:
                 case "delay":
-                    self._agenda.after(fault.seconds, self._let_in, letter)
-                    return
+                    seconds += fault.seconds
                 case "stop":
-                    self._still[name] = self.now + fault.seconds
-                    self._agenda.after(fault.seconds, self._let_in, letter)
-                    return
-                case "drop" if fault.when == "before":
-                    self._lost(actor, message)
-                    return
+                    seconds += fault.seconds
+                    self._still[name] = self.now + seconds
                 case "corrupt":
                     letter = actor, corrupted(message)
+        if seconds > 0:
+            self._agenda.after(seconds, self._arrive, (letter, faults))
+        else:
+            self._arrive((letter, faults))
+
+    def _arrive(self, arriving: tuple[Letter, tuple[Fault, ...]]) -> None:
+        """Let a message in, or lose it, or its answer, or let it in twice."""
+        letter, faults = arriving
+        if any(fault.do == "drop" and fault.when == "before" for fault in faults):
+            self._lost(*letter)
+            return
         self._muted = any(fault.do == "drop" for fault in faults)
         self._let_in(letter)
         self._muted = False

@@ -135,6 +135,18 @@ class Replay:
         }
         size = pieces.bounds[-1].stop
         self._weights_N, self._gradient_N = torch.empty(size), torch.empty(size)
+        self._counted_at = {  # the last place in the averager's records on a shard where it counted this version
+            (shard, record.incarnation, record.version): at
+            for shard in range(len(pieces.shards))
+            for at, record in enumerate(recording.averaged[shard])
+            if isinstance(record, SampleAveraged) and record.counted
+        }
+        self._averager_returns = {  # the snapshots that it comes back from
+            record.snapshot
+            for shard in range(len(pieces.shards))
+            for record in recording.averaged[shard]
+            if isinstance(record, AveragerOpened)
+        }
         self._samples: dict[tuple[int, Reading], int] = {}  # shard and version to the samples applied by then
         self._until: int | None = None
         self.differences: list[Difference] = []
@@ -253,15 +265,21 @@ class Replay:
             raise CannotGoOn(self._differ(f"shard-{index}", cursor.at, what))
         cursor.openings = (*cursor.openings, record.version)
         cursor.shard.recall(state, cursor.openings)
+        if not self._comes_back_from(cursor, record.snapshot):
+            del cursor.saved[record.snapshot]
         self._check(cursor, [cursor.shard.opened(record.now, record.snapshot)])
         for _, item in cursor.shard.rejoin():
             if isinstance(item, Sample):
                 cursor.waiting[item.incarnation, item.version] = item
 
+    @staticmethod
+    def _comes_back_from(cursor: _Cursor, snapshot: int) -> bool:
+        later = cursor.records[cursor.at + 1 :]
+        return any(isinstance(other, ShardOpened) and other.snapshot == snapshot for other in later)
+
     def _save(self, cursor: _Cursor, record: ShardSaved) -> None:
         """Keep a shard's state, if it comes back from it later; of the samples those that waited then."""
-        later = cursor.records[cursor.at + 1 :]
-        if any(isinstance(other, ShardOpened) and other.snapshot == record.snapshot for other in later):
+        if self._comes_back_from(cursor, record.snapshot):
             state = cursor.shard.state()
             waiting = {version: state.waiting[version] for version in record.waiting if version in state.waiting}
             cursor.saved[record.snapshot] = replace(state, waiting=waiting)
@@ -381,8 +399,7 @@ class Replay:
                 return False
             sample = Sample(index, record.incarnation, record.version, cursor.weights_N)  # sent twice: not looked at
         cursor.averaged += 1
-        again = any(isinstance(r, SampleAveraged) and (r.incarnation, r.version) == key and r.counted
-                    for r in recorded[cursor.averaged :])  # fmt: skip
+        again = self._counted_at.get((index, *key), -1) >= cursor.averaged
         for to, item in self._pieces.averager.handle(record.now, sample):
             if to == JOURNAL and item != record:
                 self._differ("averager", -1, unlike(record, cast("Record", item)))
@@ -396,7 +413,8 @@ class Replay:
         index, averager = cursor.shard.index, self._pieces.averager
         cursor.averaged += 1
         if isinstance(record, AveragerSaved):
-            cursor.saved_averages[record.snapshot] = averager.state().slices[index]
+            if record.snapshot in self._averager_returns:
+                cursor.saved_averages[record.snapshot] = averager.state().slices[index]
             return
         if not cursor.saved_averages:
             cursor.saved_averages[0] = averager.state().slices[index]

@@ -80,9 +80,8 @@ def serve_ledger(spec: RunSpec, again: bool = False, alone: bool = False) -> Ser
         says = ledger.resume(now) if alone else ledger.rejoin(now)
         journal.write([item for to, item in says if to == JOURNAL])  # type: ignore[misc]  # they are records
     gate = Gate(spec.token, {}, spec.identity)
-    said = [(to, item) for to, item in says if to != JOURNAL]
     interference = _injection(spec, str(LEDGER), journal.write)
-    return Served(MachineServer(ledger, gate, journal, time.time, TICK_SECONDS, interference, said))
+    return Served(MachineServer(ledger, gate, journal, time.time, TICK_SECONDS, interference, says))
 
 
 def next_worker(spec: RunSpec) -> int:
@@ -92,9 +91,9 @@ def next_worker(spec: RunSpec) -> int:
     known = ledger.status().next_worker
     for path in journals(spec.journal):
         name, _, number = path.stem.partition("-")
-        if name == "host" and int(number) >= known:  # its workers may not have come to ask for a lease
+        if name == "host":  # not all of its workers may have come to ask for a lease
             asked = (record.worker for record in read_journal(path) if isinstance(record, WorkerExchanged))
-            known = 1 + max((int(number), *asked))
+            known = max(known, 1 + max((int(number), *asked)))
     return known
 
 

@@ -55,7 +55,9 @@ class Draft:
 
 def draft(config: Config) -> Draft:
     """Open the training data, build the model, cut the layout, draw or read the initial weights. Raises BadInput."""
-    dataset = load(config.data, "train")
+    dataset, data = load(config.data, "train"), config.data
+    if isinstance(dataset, OwnData):  # counted once, here, and the same for every process and for the test images
+        data = replace(data, classes=len(dataset.classes))
     network = initial(config.model, Traits.of(dataset), config.run.seed)
     layout = Layout.of(
         network.named_parameters(),
@@ -77,7 +79,7 @@ def draft(config: Config) -> Draft:
         ),
         layout=layout,
         model=config.model,
-        data=config.data,
+        data=data,
         rule=config.rule,
         schedule=config.schedule,
         average=config.average,

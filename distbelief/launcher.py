@@ -129,6 +129,7 @@ def prepare(config: Config) -> Prepared:
     config = anchored(config)
     faults = faults_of(config)
     drafted = draft(config)
+    config = replace(config, data=drafted.spec.data)
     load(config.data, "test")
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     spec = replace(

@@ -99,6 +99,7 @@ def simulate(config: Config, view: View | None = None) -> dict[str, Any]:
             config = anchored(config)
             faults = _faults(config)
             drafted = draft(config)
+            config = replace(config, data=drafted.spec.data)
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
             model = _model(config)
             folder = rundir.create(config, stamp)

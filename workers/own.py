@@ -114,7 +114,7 @@ def named(thing: Any, path: str) -> tuple[str, str]:
             f"got {type(thing).__name__} that cannot be sent to the workers ({type(error).__name__}: {error}), "
             "expected one that can be pickled, or a function in a module that makes it"
         ) from error
-    name = f"{PICKLE}:{hashlib.sha256(data).hexdigest()[:16]}"
+    name = f"{PICKLE}:{_digest(data)}"
     _kept[name] = (thing, data)
     return name, path
 
@@ -131,6 +131,10 @@ def home(module: str) -> str:
         return ""
     package = Path(file).name == "__init__.py"
     return str(Path(file).absolute().parents[module.count(".") + package])
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _holds(package: ModuleType, folder: str) -> bool:
@@ -154,12 +158,16 @@ def _unpickled(key: str, file_name: str, path: str) -> Any:
     places = [Path(folder) / file_name for folder in folders(path)] or [Path(file_name)]
     file = next((place for place in places if place.exists()), places[-1])
     try:
-        program, data = pickle.loads(file.read_bytes())
-        reach(program)
-        return pickle.loads(data)
+        content = file.read_bytes()
     except OSError as error:
         raise BadInput(
             f"{key}: cannot read {file}: {error.strerror}; it belongs to the run whose config.toml names it"
         ) from error
+    if _digest(content) + SUFFIX != file_name:
+        raise BadInput(f"{key}: {file} is not what its name says; expected the file that the run was started with")
+    try:
+        program, data = pickle.loads(content)
+        reach(program)
+        return pickle.loads(data)
     except Exception as error:
         raise BadInput(f"{key}: cannot unpickle {file}: {type(error).__name__}: {error}") from error

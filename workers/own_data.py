@@ -31,7 +31,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ps.errors import BadInput
+from ps.errors import BadInput, DistbeliefError
 from workers.augment import Augmentation, Identity
 from workers.decode import BadImage
 from workers.images import Described, Example, Pixels, Traits
@@ -49,7 +49,14 @@ class PerImage:
     augment: Callable[[Any, Generator], Any]
 
     def __call__(self, images: Iterable[Pixels], count: int, generator: Generator) -> Pixels:
-        return np.stack([np.asarray(self.augment(image, generator), np.float32) for image in images])
+        try:
+            return np.stack([np.asarray(self.augment(image, generator), np.float32) for image in images])
+        except DistbeliefError:  # of the images, which are read on the way
+            raise
+        except Exception as error:
+            raise BadInput(
+                f"data.name: augment raised {type(error).__name__}: {error}; expected it to give images of one shape"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -34,4 +34,4 @@ class UnreadableList:
             logging.getLogger("distbelief.unreadable").warning("skipped: %s", " ".join(message.split()))
             # One write in append mode: lines of several processes do not mix.
             with suppress(OSError), self._path.open("ab", buffering=0) as file:
-                file.write(f"{' '.join(message.split())}\n".encode())
+                file.write(f"{' '.join(message.split())}\n".encode(errors="backslashreplace"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -129,7 +130,10 @@ def test_a_pickle_that_is_gone_or_damaged(path: Path) -> None:
         "config.toml names it"
     )
     (path / "0123.pickle").write_bytes(b"junk")
-    assert refusal("pickle:0123", path).startswith(f"model.name: cannot unpickle {path / '0123.pickle'}: ")
+    assert refusal("pickle:0123", path).startswith(f"model.name: {path / '0123.pickle'} is not what its name says; ")
+    digest = hashlib.sha256(b"junk").hexdigest()[:16]
+    (path / f"{digest}.pickle").write_bytes(b"junk")
+    assert refusal(f"pickle:{digest}", path).startswith(f"model.name: cannot unpickle {path / digest}.pickle: ")
 
 
 def test_what_cannot_be_pickled(path: Path) -> None:
