@@ -59,6 +59,16 @@ def test_a_lost_message_is_sent_again_and_applied_once(when: str) -> None:
     assert pushes.count(Outcome.DUPLICATE) == (1 if when == "after" else 0)
 
 
+@pytest.mark.parametrize("slow", ["delay", "stop"])
+def test_a_fault_that_takes_time_hides_no_other_at_the_same_event(slow: str) -> None:
+    slowed = Fault("shard-0", slow, event=6, seconds=2.0)
+    ran = simulated(slowed, Fault("shard-0", "drop", event=6))
+    assert [(event, do) for _, event, do, _ in fired(ran, SHARD)] == [(6, slow), (6, "drop")]
+    ran = simulated(slowed, Fault("shard-0", "drop", event=6, when="after"))
+    pushes = [record.outcome for record in ran.journals[SHARD] if isinstance(record, PushHandled)]
+    assert pushes.count(Outcome.DUPLICATE) == 1, "it came late, was applied, and its answer was lost"
+
+
 def test_a_message_that_comes_twice_is_applied_once() -> None:
     ran = simulated(Fault("shard-0", "duplicate", event=6), Fault("worker-1", "duplicate", event=9))
     pushes = [record.outcome for record in ran.journals[SHARD] if isinstance(record, PushHandled)]

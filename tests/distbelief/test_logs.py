@@ -71,6 +71,13 @@ def test_others_lines_name_their_source_and_an_unwritable_folder_costs_nothing(t
     assert (line["level"], line["from"]) == ("error", "grpc")
 
 
+def test_a_name_that_is_not_utf_8_can_be_logged(tmp_path: Path) -> None:
+    handler = LogFile(tmp_path, "host-0")
+    handler.emit(logging.LogRecord("distbelief", logging.WARNING, "", 0, "skipped: caf\udce9.jpg", (), None))
+    handler.close()
+    assert json.loads((tmp_path / FOLDER / "host-0.jsonl").read_text())["message"].startswith("skipped: caf")
+
+
 class Screen:
     """A view that notes what it is told."""
 

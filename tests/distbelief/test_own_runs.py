@@ -108,6 +108,7 @@ def test_the_run_directory_holds_what_no_import_gives(run: Path) -> None:
     config = rundir.config_of(run)
     assert config.run.preset == "own"
     assert config.model.loss == "test_own_runs:smoothed"
+    assert config.data.classes == 3, "counted once, for every process"
     for name in (config.model.name, config.data.name):
         assert (run / "own" / f"{name.partition(':')[2]}.pickle").is_file()
 

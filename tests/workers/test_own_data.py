@@ -126,6 +126,12 @@ def test_an_augmentation_of_one_s_own_draws_from_the_lease() -> None:
     assert not np.array_equal(once, other)
 
 
+def test_an_augmentation_that_fails() -> None:
+    augment = data(Set(pairs(), augment=lambda image, generator: image / None)).augmentation
+    with pytest.raises(BadInput, match=r"^data\.name: augment raised TypeError: unsupported .*; expected it to give "):
+        augment([np.zeros(4)], 1, numpy_stream(1, "a"))
+
+
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
 

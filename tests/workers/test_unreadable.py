@@ -24,6 +24,11 @@ def test_several_lists_share_a_file(tmp_path: Path) -> None:
     assert path.read_text() == "a\nb\n"
 
 
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    UnreadableList(tmp_path / "unreadable.txt").add("caf\udce9.jpg: got nothing")
+    assert (tmp_path / "unreadable.txt").read_text() == "caf\\udce9.jpg: got nothing\n"
+
+
 def test_a_list_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     UnreadableList(tmp_path / "missing" / "unreadable.txt").add("a.jpg: got nothing")
     assert list(tmp_path.iterdir()) == []
