@@ -22,7 +22,7 @@ import numpy.typing as npt
 import ray
 import torch
 
-from cluster.live import connected
+from cluster.live.connection import connected
 from cluster.local import private_ray
 
 RATE, MOMENTUM, GRADIENT = 1e-4, 0.9, 1e-6

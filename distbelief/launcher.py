@@ -44,7 +44,7 @@ from workers.images import Dataset, Traits
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cluster.live import LiveRun
+    from cluster.live.run import LiveRun
 
 EVALUATION_BUDGET_SECONDS = 3.0  # after a signal; without one the last evaluation takes what it takes
 
@@ -227,7 +227,8 @@ class Launch:
         self._view.phase("starting Ray")
         address = self._config.cluster.address
         with private_ray() if address == "local" else nullcontext() as temporary:
-            from cluster.live import LiveRun, connected  # Ray reads its settings when it is imported
+            from cluster.live.connection import connected  # Ray reads its settings when it is imported
+            from cluster.live.run import LiveRun
 
             with connected(address, temporary):
                 self._interrupts.reinstall()

@@ -23,7 +23,7 @@ from ps.wire.gateway import Gateway, Invitation
 from ps.wire.tls import Identity
 
 if TYPE_CHECKING:
-    from cluster.live import LiveRun
+    from cluster.live.run import LiveRun
     from cluster.spec import RunSpec
 
 

@@ -20,7 +20,7 @@ from ps.ledger import Ending
 from ps.rules import WITH_MOMENTUM
 
 if TYPE_CHECKING:
-    from cluster.live import LiveRun
+    from cluster.live.run import LiveRun
     from cluster.spec import RunSpec, RunStatus
 
 LOOK_SECONDS = 0.1

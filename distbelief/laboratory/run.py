@@ -126,7 +126,7 @@ def _computed(cells: Sequence[Cell], folder: Path, address: str) -> Iterator[Non
             yield
         return
     with private_ray() if address == "local" else nullcontext() as temporary:
-        from cluster.live import connected, tasks  # Ray reads its settings when it is imported
+        from cluster.live.connection import connected, tasks  # Ray reads its settings when it is imported
 
         with connected(address, temporary):
             for archive in tasks(run_cell, jobs):

@@ -164,7 +164,7 @@ def _forget(file: ClusterFile, prepared: Path) -> None:
 
 def nodes(as_json: bool) -> int:
     """Print the machines of the cluster that this one belongs to. Raises BadInput if it belongs to none."""
-    from cluster.live import living
+    from cluster.live.connection import living
 
     found = living("auto")
     if as_json:

@@ -8,7 +8,7 @@ import pytest
 
 from ps.errors import BadInput, RunFailed
 
-live = pytest.importorskip("cluster.live")
+live = pytest.importorskip("cluster.live.connection")
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, times: int) -> list[str]:

@@ -254,7 +254,7 @@ from ps.errors import BadInput
 (cell,) = Experiment("e", "e", settings={"run.epochs": 1, "simulate.gradients": "none"}).cells()
 (lost,) = Experiment("e", "e", settings={"data.root": "/nowhere", "data.name": "imagefolder"}).cells()
 with private_ray() as temporary:
-    from cluster.live import connected, tasks
+    from cluster.live.connection import connected, tasks
     with connected("local", temporary):
         for archive in tasks(run_cell, [Job("far", cell.config, "")]):
             unpack(archive, Path(sys.argv[1]))
