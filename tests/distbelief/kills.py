@@ -19,22 +19,36 @@ import psutil
 from ps.journal import PullHandled, PushHandled, ShardOpened, WorkerExchanged
 from ps.streams import numpy_stream
 from ps.wire.files import journals, read_journal
-from tests.distbelief.test_live import COMMAND, descendants
+from tests.distbelief.test_live import COMMAND, descendants, temporary
 
 ROLES = ("host", "shard", "averager", "ledger", "driver")
 PATIENCE_SECONDS = 240.0
-GOES_ON_BYTES = 8000  # of a shard's journal between two kills: about a hundred exchanges
+GOES_ON_BYTES = 4000  # of a shard's journal between two kills: about fifty exchanges
+
+Exchange = tuple[int, int]  # worker and number
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One SIGKILL. `actor`: "shard-1" for example; `at`: seconds since 1970."""
+
+    role: str
+    actor: str
+    at: float
 
 
 @dataclass(slots=True)
 class Ride:
-    """One run with kills. `killed`: whom, in order, and `times`: when; `family`: every process that was part of it."""
+    """One run with kills. `family`: every process that was part of it."""
 
     run: Path
-    killed: list[str] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
     family: set[psutil.Process] = field(default_factory=set)
     output: str = ""
+
+    @property
+    def killed(self) -> list[str]:
+        return [kill.role for kill in self.kills]
 
 
 def holders(journal: Path) -> list[int]:
@@ -58,19 +72,20 @@ def ride(cwd: Path, seed: int, roles: Sequence[str], options: Sequence[str]) -> 
             break
         time.sleep(float(draws.random()))  # any moment
         made.family |= descendants(psutil.Process(process.pid))
-        made.times.append(time.time())
         if role == "driver":
+            made.kills.append(Kill(role, role, time.time()))
             process.kill()
             made.output += process.communicate()[1]
             process = _start(cwd, ["resume", "run"])
-        else:
-            alive = [path for path in journals(made.run / "journal") if path.stem.startswith(role) and holders(path)]
-            if not alive:
-                continue
-            for pid in holders(alive[int(draws.integers(len(alive)))]):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        made.killed.append(role)
+            continue
+        alive = [path for path in journals(made.run / "journal") if path.stem.startswith(role) and holders(path)]
+        if not alive:
+            break  # the run is about to end
+        victim = alive[int(draws.integers(len(alive)))]
+        made.kills.append(Kill(role, victim.stem, time.time()))
+        for pid in holders(victim):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     made.output += process.communicate(timeout=PATIENCE_SECONDS)[1]
     assert process.returncode == 0, made.output
     return made
@@ -78,6 +93,8 @@ def ride(cwd: Path, seed: int, roles: Sequence[str], options: Sequence[str]) -> 
 
 def _start(cwd: Path, arguments: Sequence[str]) -> subprocess.Popen[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment["TMPDIR"] = str(temporary(cwd))
+    temporary(cwd).mkdir(exist_ok=True)
     command = [COMMAND[0], *arguments]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=cwd, env=environment, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
@@ -89,38 +106,46 @@ def _goes_on(made: Ride, process: subprocess.Popen[str]) -> bool:
     deadline = time.monotonic() + PATIENCE_SECONDS
     before = path.stat().st_size if path.exists() else 0
     while process.poll() is None:
-        assert time.monotonic() < deadline, "it does not go on"
+        assert time.monotonic() < deadline, f"it does not go on after {made.kills}"
         if path.exists() and path.stat().st_size > before + GOES_ON_BYTES:
             return True
         time.sleep(0.05)
     return False
 
 
-def hit_in_mid_exchange(made: Ride, shards: int) -> int:
-    """Kills of shards and hosts for which an exchange was under way, by the journals: one that another shard had
-    handled before the kill, and this shard only after it came back; or one that a shard handled and its host never
-    heard of.
+def hit_in_mid_exchange(made: Ride, shards: int) -> list[Kill]:
+    """The kills of shards and hosts for which an exchange was under way, by the journals.
+
+    A shard's: one that another shard had handled before the kill, or itself without its answer getting through, and
+    this one (again) after it came back. A host's: one that a shard handled and this host never heard of.
     """
-    run = made.run
-    handled = [dict(_handled(run, shard)) for shard in range(shards)]
-    hits = 0
-    for shard in range(shards):
-        others = [handled[other] for other in range(shards) if other != shard]
-        for record in read_journal(run / "journal" / f"shard-{shard}.journal"):
-            if isinstance(record, ShardOpened) and record.incarnation:
-                kill = max((at for at in made.times if at < record.now), default=0.0)
-                late = (key for key, now in handled[shard].items() if now > record.now)
-                hits += any(other.get(key, kill) < kill for key in late for other in others)
-    for path in journals(run / "journal"):
-        if path.stem.startswith("host-"):
-            heard = {(r.worker, r.number) for r in read_journal(path) if isinstance(r, WorkerExchanged)}
-            workers = {worker for worker, _ in heard}
-            hits += any(key[0] in workers and key not in heard for each in handled for key in each)
+    folder = made.run / "journal"
+    handled = [list(_handled(folder, shard)) for shard in range(shards)]
+    hits = []
+    for kill in made.kills:
+        if kill.role == "shard":
+            index = int(kill.actor.removeprefix("shard-"))
+            before = {exchange for each in handled for exchange, at in each if at < kill.at}
+            back = min((at for at in _openings(folder, index) if at > kill.at), default=float("inf"))
+            if any(at > back and exchange in before for exchange, at in handled[index]):
+                hits.append(kill)
+        elif kill.role == "host":
+            told = [r for r in read_journal(folder / f"{kill.actor}.journal") if isinstance(r, WorkerExchanged)]
+            heard, workers = {(r.worker, r.number) for r in told}, {r.worker for r in told}
+            done = {exchange for each in handled for exchange, at in each if exchange[0] in workers}
+            if done - heard:
+                hits.append(kill)
     return hits
 
 
-def _handled(run: Path, shard: int) -> Iterator[tuple[tuple[int, int], float]]:
-    """Worker and number of every exchange that a shard carried out, and when it did last."""
-    for record in read_journal(run / "journal" / f"shard-{shard}.journal"):
+def _handled(folder: Path, shard: int) -> Iterator[tuple[Exchange, float]]:
+    """Every exchange that a shard carried out, and when."""
+    for record in read_journal(folder / f"shard-{shard}.journal"):
         if isinstance(record, PushHandled | PullHandled):
             yield (record.worker, record.number), record.now
+
+
+def _openings(folder: Path, shard: int) -> Iterator[float]:
+    for record in read_journal(folder / f"shard-{shard}.journal"):
+        if isinstance(record, ShardOpened):
+            yield record.now

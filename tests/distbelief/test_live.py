@@ -57,11 +57,11 @@ def eventually(condition: Callable[[], bool], seconds: float) -> bool:
 
 def temporaries(cwd: Path) -> set[Path]:
     """What a launch in this directory may leave behind: its own temporary files, and anybody's shared memory."""
-    own = _temporary(cwd)
+    own = temporary(cwd)
     return (set(own.iterdir()) if own.exists() else set()) | set(Path("/dev/shm").iterdir())
 
 
-def _temporary(cwd: Path) -> Path:
+def temporary(cwd: Path) -> Path:
     """A directory for the temporary files of this launch alone: short, since sockets lie below it."""
     return Path("/tmp") / f"t-{blake2b(str(cwd).encode(), digest_size=4).hexdigest()}"
 
@@ -70,8 +70,8 @@ def _temporary(cwd: Path) -> Path:
 def launched(cwd: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A launch in a directory of its own; whatever happens in the test, nothing of it survives."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    _temporary(cwd).mkdir()
-    environment["TMPDIR"] = str(_temporary(cwd))
+    temporary(cwd).mkdir()
+    environment["TMPDIR"] = str(temporary(cwd))
     process = subprocess.Popen(
         [*COMMAND, "--run", "run", *options],
         cwd=cwd,
@@ -88,7 +88,7 @@ def launched(cwd: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
         process.communicate()
         with suppress(OSError):  # not empty: a test that looks there says so
-            _temporary(cwd).rmdir()
+            temporary(cwd).rmdir()
 
 
 def training(cwd: Path, updates: int = 1) -> bool:

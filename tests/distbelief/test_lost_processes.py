@@ -1,10 +1,19 @@
-"""Any process of a live run is killed, again and again: it ends all the same, and every example counts once."""
+"""Any process of a live run is killed, again and again: it ends all the same, and every example counts once.
+
+The long version kills two hundred processes, ten in each of twenty runs. They may be had one by one, and what each came
+to is kept in a file that the next one goes on with:
+
+DISTBELIEF_KILLS_LOG=kills.jsonl DISTBELIEF_FIRST_RIDE=7 DISTBELIEF_RIDES=1 pytest -m soak -k killed_again ...
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import pytest
 
@@ -12,12 +21,17 @@ from distbelief import cli
 from distbelief.replay import replay
 from distbelief.verify import verify
 from ps.streams import numpy_stream
-from tests.distbelief.kills import ROLES, hit_in_mid_exchange, ride
-from tests.distbelief.test_live import GONE_SECONDS, eventually, gone, launched
+from tests.distbelief.kills import Ride, hit_in_mid_exchange, ride
+from tests.distbelief.test_live import GONE_SECONDS, eventually, gone, launched, temporaries, temporary
 
 OFTEN = ["--workers", "4", "--set", "snapshot.every_seconds=2", "--set", "cluster.turns=2"]
-KILLS = int(os.environ.get("DISTBELIEF_KILLS", "5"))  # of each role in the long version
-KILLS_PER_RUN = 10
+SOAK = [*OFTEN, "--epochs", "24"]
+KILLS = {"host": 60, "shard": 60, "ledger": 30, "averager": 25, "driver": 25}  # in the long version
+KILLS_PER_RIDE = 10
+EVERY_RIDE = sum(KILLS.values()) // KILLS_PER_RIDE
+FIRST_RIDE = int(os.environ.get("DISTBELIEF_FIRST_RIDE", "0"))
+RIDES = int(os.environ.get("DISTBELIEF_RIDES", str(EVERY_RIDE)))
+CALM_RIDES = 3  # without a kill: their mean error is what the others are compared with
 
 
 def error(run: Path) -> float:
@@ -32,14 +46,24 @@ def assert_nothing_was_lost(run: Path) -> None:
     assert (again.verdict, again.differences) == ("identical", [])
 
 
+def assert_nothing_is_left(made: Ride, cwd: Path, before: set[Path]) -> None:
+    """No process, no temporary file, no shared memory, no socket."""
+    assert eventually(lambda: gone(made.family), GONE_SECONDS)
+    assert eventually(lambda: temporaries(cwd) <= before, GONE_SECONDS), temporaries(cwd) - before
+    own = str(temporary(cwd))
+    assert own not in Path("/proc/net/unix").read_text()
+    temporary(cwd).rmdir()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_each_kind_of_process_is_killed_once(tmp_path: Path) -> None:
+    before = temporaries(tmp_path)
     made = ride(tmp_path, 0, ("shard", "host", "ledger", "averager", "driver"), [*OFTEN, "--epochs", "24"])
     assert made.killed == ["shard", "host", "ledger", "averager", "driver"], made.output
     assert_nothing_was_lost(made.run)
     assert error(made.run) < 0.05
-    assert eventually(lambda: gone(made.family), GONE_SECONDS)
+    assert_nothing_is_left(made, tmp_path, before)
     assert cli.run(["resume", str(made.run)]) == 2, "it is over"
 
 
@@ -58,27 +82,73 @@ def test_a_snapshot_that_cannot_be_written_is_one_line_and_the_run_goes_on(tmp_p
     assert verify(tmp_path / "run").verdict == "exactly once"
 
 
+class KillsLog:
+    """What rides came to, in a file that outlives this process if $DISTBELIEF_KILLS_LOG names one."""
+
+    def __init__(self, otherwise: Path) -> None:
+        self._path = Path(os.environ.get("DISTBELIEF_KILLS_LOG", str(otherwise)))
+
+    def rides(self) -> dict[str, dict[str, Any]]:
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        return {entry["ride"]: entry for entry in map(json.loads, lines)}
+
+    def add(self, **entry: Any) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def calm_error(self) -> float:
+        return mean(entry["error"] for name, entry in self.rides().items() if name.startswith("calm"))
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> KillsLog:
+    return KillsLog(tmp_path_factory.mktemp("kills") / "kills.jsonl")
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(0)
-def test_processes_are_killed_again_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """DISTBELIEF_KILLS of each kind, ten in a run."""
-    (tmp_path / "calm").mkdir()
-    calm = ride(tmp_path / "calm", 0, (), [*OFTEN, "--epochs", "64"])
-    roles = [ROLES[i % len(ROLES)] for i in numpy_stream(0, "roles").permutation(KILLS * len(ROLES))]
-    killed: list[str] = []
-    hits = 0
-    for number, first in enumerate(range(0, len(roles), KILLS_PER_RUN)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        made = ride(folder, number, roles[first : first + KILLS_PER_RUN], [*OFTEN, "--epochs", "64"])
-        assert_nothing_was_lost(made.run)
-        assert error(made.run) <= error(calm.run) + 0.01
-        assert eventually(lambda family=made.family: gone(family), GONE_SECONDS)  # type: ignore[misc]
-        killed += made.killed
-        hits += hit_in_mid_exchange(made, 2)
-    with capsys.disabled():
-        counts = {role: killed.count(role) for role in ROLES}
-        print(
-            f"\nkilled {counts}; {hits} of hosts and shards in mid-exchange; errors within a point of {error(calm.run)}"
-        )
-    assert 2 * hits >= counts["host"] + counts["shard"]
+@pytest.mark.parametrize("number", range(CALM_RIDES))
+def test_what_a_run_that_nobody_kills_comes_to(tmp_path: Path, log: KillsLog, number: int) -> None:
+    if f"calm {number}" not in log.rides():
+        before = temporaries(tmp_path)
+        calm = ride(tmp_path, number, (), [*SOAK, "--seed", str(number)])
+        assert_nothing_is_left(calm, tmp_path, before)
+        log.add(ride=f"calm {number}", killed={}, error=error(calm.run))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("number", range(FIRST_RIDE, min(FIRST_RIDE + RIDES, EVERY_RIDE)))
+def test_processes_are_killed_again_and_again(tmp_path: Path, log: KillsLog, number: int) -> None:
+    if str(number) in log.rides():
+        return  # it was had before
+    all_roles = [role for role, count in KILLS.items() for _ in range(count)]
+    first = number * KILLS_PER_RIDE
+    order = numpy_stream(0, "roles").permutation(len(all_roles))[first : first + KILLS_PER_RIDE]
+    before = temporaries(tmp_path)
+    made = ride(tmp_path, number, [all_roles[at] for at in order], [*SOAK, "--seed", str(number)])
+    hits = Counter(kill.role for kill in hit_in_mid_exchange(made, 2))
+    log.add(
+        ride=str(number),
+        killed=Counter(made.killed),
+        in_mid_exchange=hits,
+        undone=[count.undone for count in verify(made.run).shards],
+        error=error(made.run),
+    )
+    assert len(made.kills) == KILLS_PER_RIDE, "the run was over before"
+    assert_nothing_was_lost(made.run)
+    assert error(made.run) <= log.calm_error() + 0.01
+    assert_nothing_is_left(made, tmp_path, before)
+
+
+@pytest.mark.soak
+def test_all_kinds_of_processes_were_killed_and_half_of_them_in_mid_exchange(log: KillsLog) -> None:
+    killed: Counter[str] = Counter()
+    hits: Counter[str] = Counter()
+    for entry in log.rides().values():
+        killed.update(entry["killed"])
+        hits.update(entry.get("in_mid_exchange", {}))
+    print(f"killed {dict(killed)}, of which in mid-exchange {dict(hits)}")
+    if len(log.rides()) == CALM_RIDES + EVERY_RIDE:
+        assert killed == KILLS
+    assert 2 * hits.total() >= killed["host"] + killed["shard"]
