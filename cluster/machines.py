@@ -80,7 +80,7 @@ def build_shard(spec: RunSpec, index: int, weights_N: Tensor | None) -> Shard:
 
 def build_ledger(spec: RunSpec) -> Ledger:
     """The ledger, before the first lease."""
-    return Ledger(spec.plan, spec.layout.shards, spec.ledger, spec.cluster.workers, spec.consistency)
+    return Ledger(spec.plan, spec.layout.shards, spec.ledger, spec.cluster.workers, spec.consistency, spec.resting)
 
 
 def build_averager(spec: RunSpec) -> Averager:

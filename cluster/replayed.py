@@ -7,6 +7,9 @@
 The shards take turns by recorded time where they can. A shard whose next push read a version that another has not
 reached waits for it; no clock is needed for that. A version is kept while a gradient is still to be computed from it.
 
+Where the parameters were cut anew, each piece of the recording is a replay of its own, which begins with what the one
+before it came to.
+
 After a difference the replay goes on as far as the recorded order makes sense, so that it ends with weights to compare.
 
 Shape suffix: N = parameters of the model.
@@ -60,7 +63,7 @@ from ps.messages import (
 from ps.rounding import nearest, stochastic
 from ps.samples import WAITING_SAMPLES
 from ps.shard import Shard
-from ps.states import ShardState, SliceState
+from ps.states import AveragerState, ShardState, SliceState
 from workers.program import Gradient, Steps, alone, one_gradient
 
 READER = Address(Role.WORKER, -1)
@@ -191,6 +194,10 @@ class Replay:
             counts.append(answer.samples)
         return min(counts, default=1)
 
+    def states(self) -> tuple[list[ShardState], AveragerState]:
+        """What all shards and the averager remember."""
+        return [cursor.shard.state() for cursor in self._cursors], self._pieces.averager.state()
+
     def versions(self) -> tuple[int, ...]:
         """Each shard's version."""
         return tuple(cursor.shard.version for cursor in self._cursors)
@@ -256,7 +263,7 @@ class Replay:
         """A shard begins, or comes back from what was saved."""
         index = cursor.shard.index
         if not cursor.openings:
-            cursor.saved[0] = cursor.shard.state()
+            cursor.saved[record.snapshot] = cursor.shard.state()
         else:
             while self._take_sample(cursor, before=record.incarnation):
                 pass
@@ -267,7 +274,7 @@ class Replay:
         cursor.shard.recall(state, cursor.openings)
         if not self._comes_back_from(cursor, record.snapshot):
             del cursor.saved[record.snapshot]
-        self._check(cursor, [cursor.shard.opened(record.now, record.snapshot)])
+        self._check(cursor, [cursor.shard.opened(record.now, record.snapshot, record.cut)])
         for _, item in cursor.shard.rejoin():
             if isinstance(item, Sample):
                 cursor.waiting[item.incarnation, item.version] = item
@@ -417,7 +424,7 @@ class Replay:
                 cursor.saved_averages[record.snapshot] = averager.state().slices[index]
             return
         if not cursor.saved_averages:
-            cursor.saved_averages[0] = averager.state().slices[index]
+            cursor.saved_averages[record.snapshot] = averager.state().slices[index]
         if (part := cursor.saved_averages.get(record.snapshot)) is None:
             what = f"it came back from snapshot {record.snapshot}, which its journal does not know"
             self._differ("averager", -1, what)

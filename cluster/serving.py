@@ -17,6 +17,7 @@ from cluster.host import Connections, WorkerHost, Write, host_journal
 from cluster.injection import Injection, injection
 from cluster.machines import build_averager, build_batches, build_computation, build_ledger, build_program, build_shard
 from cluster.spec import RunSpec
+from ps.errors import RunFailed
 from ps.journal import Record, ShardOpened, WorkerExchanged
 from ps.messages import AVERAGER, JOURNAL, LEDGER, Address, Role, Wire
 from ps.shard import Outbox
@@ -48,15 +49,19 @@ def serve_shard(spec: RunSpec, index: int, weights_N: Tensor, again: bool = Fals
     address = Address(Role.SHARD, index)
     says: Outbox = []
     if again:
-        openings = [record.version for record in _written(spec, address) if isinstance(record, ShardOpened)]
-        found = newest(spec.snapshots, str(address), spec.layout.fingerprint())
+        openings = [
+            record.version
+            for record in _written(spec, address)
+            if isinstance(record, ShardOpened) and record.cut == spec.cut
+        ]
+        found = _newest(spec, address)
         state = found.state or shard.state()
         assert isinstance(state, ShardState)
         shard.recall(state, (*openings, state.version))
         says = shard.rejoin()
     journal = _journal(spec, address, again)
     now = time.time()
-    journal.write([arithmetic(now, 1), shard.opened(now, found.number)])
+    journal.write([arithmetic(now, 1), shard.opened(now, found.number, spec.cut)])
     gate = Gate(spec.token, {index: spec.elements[index]}, spec.identity)
     interference = _injection(spec, str(address), journal.write)
     server = MachineServer(shard, gate, journal, time.time, interference=interference, says=says)
@@ -75,7 +80,7 @@ def serve_ledger(spec: RunSpec, again: bool = False, alone: bool = False) -> Ser
     if again:
         ledger.recall(_written(spec, LEDGER))
     journal = _journal(spec, LEDGER, again)
-    journal.write([replace(ledger.opened(now), resumed=again and alone)])
+    journal.write([replace(ledger.opened(now), resumed=again and alone, cut=spec.cut)])
     if again:
         says = ledger.resume(now) if alone else ledger.rejoin(now)
         journal.write([item for to, item in says if to == JOURNAL])  # type: ignore[misc]  # they are records
@@ -102,11 +107,11 @@ def serve_averager(spec: RunSpec, again: bool = False) -> Served:
     torch.set_num_threads(1)
     averager, found = build_averager(spec), Found(0, None, ())
     if again:
-        found = newest(spec.snapshots, str(AVERAGER), spec.layout.fingerprint())
+        found = _newest(spec, AVERAGER)
         if isinstance(found.state, AveragerState):
             averager.recall(found.state)
     journal = _journal(spec, AVERAGER, again)
-    journal.write([averager.opened(time.time(), found.number)])
+    journal.write([averager.opened(time.time(), found.number, spec.cut)])
     gate = Gate(spec.token, dict(enumerate(spec.elements)), spec.identity)
     interference = _injection(spec, str(AVERAGER), journal.write)
     return Served(MachineServer(averager, gate, journal, time.time, interference=interference), found.damaged)
@@ -159,6 +164,18 @@ def _path(spec: RunSpec, actor: Address) -> Path:
 
 def _journal(spec: RunSpec, actor: Address, again: bool = False) -> JournalWriter:
     return JournalWriter(_path(spec, actor), spec.run, str(actor), again=again)
+
+
+def _newest(spec: RunSpec, actor: Address) -> Found:
+    """The newest whole state of this actor. Raises RunFailed if there is none and it cannot begin without."""
+    found = newest(spec.snapshots, str(actor), spec.cutting)
+    if spec.cut and found.state is None:
+        why = "; ".join(found.damaged) or "it is gone"
+        raise RunFailed(
+            f"{actor}: got no whole snapshot since the parameters were cut anew, expected one in {spec.snapshots} "
+            f"({why}); what was learned before is in latest.safetensors: distbelief launch --init-from"
+        )
+    return found
 
 
 def _written(spec: RunSpec, actor: Address) -> Iterator[Record]:

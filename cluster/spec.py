@@ -107,6 +107,8 @@ class RunSpec:
         token: What every call must carry.
         identity: What the actors prove themselves with; None: they speak without TLS.
         faults: What is planned to go wrong.
+        cut: How often the parameters were cut anew, into another number of shards.
+        resting: It only goes on until every shard has the same leases.
     """
 
     run: str
@@ -127,6 +129,8 @@ class RunSpec:
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     identity: Identity | None = None
     faults: FaultPlan = field(default_factory=FaultPlan)
+    cut: int = 0
+    resting: bool = False
 
     @property
     def updates(self) -> int:
@@ -150,6 +154,12 @@ class RunSpec:
     @property
     def snapshots(self) -> Path:
         return self.folder / "snapshots"
+
+    @property
+    def cutting(self) -> str:
+        """What snapshots are of: a state of another layout, or of this one before others, is of no use."""
+        fingerprint = self.layout.fingerprint()
+        return f"{fingerprint}/{self.cut}" if self.cut else fingerprint
 
     @property
     def unreadable(self) -> Path:

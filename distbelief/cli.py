@@ -152,21 +152,24 @@ def launch(assignments: tuple[str, ...], debug: bool, **given: object) -> int:
 @commands.command()
 @click.argument("run", type=DIRECTORY, metavar="RUN")
 @click.option("--workers", type=COUNT, help="Another number of workers (else as many as it was started with).")
+@click.option("--shards", type=COUNT, help="Another number of shards (else as many as it has).")
 @debug_option
-def resume(run: Path, workers: int | None, debug: bool) -> int:
+def resume(run: Path, workers: int | None, shards: int | None, debug: bool) -> int:
     """Take up a run that was killed, interrupted or stopped early.
 
     From its newest whole snapshot and its journals: what was applied stays
-    applied, and every example still counts exactly once.
+    applied, and every example still counts exactly once. For another number of
+    shards the parameters, and all that is remembered of them, are cut anew, to
+    the bit.
 
     \b
     Examples:
       distbelief resume runs/digits-20260729-101530
-      distbelief resume runs/digits-20260729-101530 --workers 16
+      distbelief resume runs/digits-20260729-101530 --workers 16 --shards 4
     """
     from distbelief.resume import resume_command
 
-    return resume_command(run, workers)
+    return resume_command(run, workers, shards)
 
 
 @commands.command()

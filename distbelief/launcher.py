@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from cluster import serving
+from cluster.cutting import cut_anew
 from cluster.local import private_ray
 from cluster.logs import logging_to
 from cluster.spec import ClusterSettings, RunSpec
@@ -30,7 +31,7 @@ from distbelief.interrupts import AT_ONCE, Interrupts
 from distbelief.logs import LoggedView, warnings_of
 from distbelief.progress import View, percent, view_for
 from distbelief.summary import Outcomes, summarise
-from distbelief.watch import ORDERLY_SECONDS, Watch
+from distbelief.watch import LOOK_SECONDS, ORDERLY_SECONDS, Watch
 from ps.errors import RunFailed
 from ps.ledger import Ending
 from ps.messages import Address
@@ -46,12 +47,16 @@ if TYPE_CHECKING:
 
     from cluster.live.run import LiveRun
 
+RESTING_SECONDS = 120.0  # that a snapshot of a run at rest may take
 EVALUATION_BUDGET_SECONDS = 3.0  # after a signal; without one the last evaluation takes what it takes
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run that can start: everything that can be wrong with what the user asked for has been looked at."""
+    """A run that can start: everything that can be wrong with what the user asked for has been looked at.
+
+    `before`: with the shards that it has, if it is to be cut into another number of them first.
+    """
 
     spec: RunSpec
     weights_N: Tensor
@@ -59,6 +64,7 @@ class Prepared:
     dataset: Dataset
     facts: dict[str, Any]
     notes: tuple[str, ...] = ()
+    before: RunSpec | None = None
 
 
 def run_from_command_line(options: Mapping[str, object], texts: tuple[str, ...], debug: bool) -> int:
@@ -200,6 +206,7 @@ class Launch:
     ) -> None:
         self._config = config
         self._spec = prepared.spec
+        self._before = prepared.before
         self._weights_N = prepared.weights_N
         self._traits = prepared.traits
         self._dataset = prepared.dataset
@@ -232,7 +239,28 @@ class Launch:
 
             with connected(address, temporary):
                 self._interrupts.reinstall()
+                if self._before is not None:
+                    self._cut_anew(self._before, LiveRun(self._before, self._weights_N, again=True))
                 self._run_on_ray(LiveRun(self._spec, self._weights_N, again=self._first is not None))
+
+    def _cut_anew(self, before: RunSpec, live: LiveRun) -> None:
+        """Bring the run to rest with the shards that it has, and cut the snapshot of that anew."""
+        counts = f"{before.layout.shards} shards into {self._spec.layout.shards}"
+        self._view.phase(f"bringing the run to rest, to cut {counts}")
+        try:
+            live.start()
+            rundir.write_connection(before.folder, before.token, live.targets, {"pid": os.getpid()}, before.identity)
+            while live.poll():
+                for note in live.notes():
+                    self._view.say(f"note: {note}")
+                time.sleep(LOOK_SECONDS)
+            live.settle(RESTING_SECONDS)
+            live.save_now(RESTING_SECONDS)
+        finally:
+            live.close()
+            rundir.remove_connection(before.folder)
+        cut_anew(before, self._spec)
+        self._view.say(f"cut {counts}")
 
     def _run_on_ray(self, live: LiveRun) -> None:
         try:

@@ -35,6 +35,7 @@ from distbelief.counter import Counter
 from distbelief.draft import Draft, draft
 from ps.errors import BadInput, RunFailed, require
 from ps.journal import ShardOpened
+from ps.repartition import repartition
 from workers.arithmetic import arithmetic
 from workers.images import Traits
 
@@ -152,19 +153,14 @@ def _replay(
     if lost := _lost(recording):
         found.verdict, found.differences = INCOMPLETE, [*found.differences, str(lost)]
         return found
-    most = max(recording.updates(shard) for shard in range(spec.layout.shards))
+    most = sum(max(map(part.updates, range(len(part.shards)))) for part in recording.parts)
     if until is not None:
         require(0 <= until <= most, "--until", until, f"an update of this run, 0 to {most}")
     torch.set_num_threads(spec.cluster.threads)
     copies = Copies(memory.available_bytes() // SHARE_OF_MEMORY, spec.layout.size)
-    machines = _pieces(drafted) if learned else _pieces_without_weights(drafted)
-    again = Replay(machines, recording, copies)
     try:
-        again.run(until, lambda done: look(done, again.updates))
-    except CannotGoOn:
-        pass  # it is among the differences
-    else:
-        if learned:
+        again, whole = _played(drafted, recording, copies, learned, until, look)
+        if whole and learned:
             _compare(run, drafted, again, until, output, found)
     finally:
         copies.close()
@@ -173,6 +169,55 @@ def _replay(
     if found.differences or not all(hashes.same for hashes in found.weights.values()):
         found.verdict = DIFFERENT
     return found
+
+
+def _played(
+    drafted: Draft, recording: Recording, copies: Copies, learned: bool, until: int | None, look: Look
+) -> tuple[Replay, bool]:
+    """Run a recording again, piece by piece where the parameters were cut anew; return the last one, and whether it
+    came to its end.
+    """
+    machines = _pieces(drafted) if learned else _pieces_without_weights(drafted)
+    done, updates = 0, sum(map(sum, (map(part.updates, range(len(part.shards))) for part in recording.parts)))
+    before: list[Difference] = []
+    for part in recording.parts:
+        again = Replay(machines, part, copies)
+        ends_at = part.ends_at
+        last = part.after is None or ends_at is None or (until is not None and until <= ends_at)
+        try:
+            again.run(until if last else None, lambda here, done=done: look(done + here, updates))  # type: ignore[misc]
+            if not last and part.after is not None:
+                machines = _cut_anew(drafted, again, part, part.after)
+        except CannotGoOn:
+            again.differences[:0] = before
+            return again, False  # why is among the differences
+        again.differences[:0] = before
+        if last:
+            break
+        done, before = done + again.updates, again.differences
+    return again, True
+
+
+def _cut_anew(drafted: Draft, again: Replay, before: Recording, after: Recording) -> ReplayPieces:
+    """What the shards came to, cut anew as it was. Raises CannotGoOn if they are not at rest."""
+    old, new = (_with_shards(drafted, len(part.shards)) for part in (before, after))
+    try:
+        states, average = repartition(*again.states(), old.spec.bounds, new.spec.bounds)
+    except ValueError as error:
+        difference = Difference("ledger", -1, f"the parameters were cut anew; replayed, {error}")
+        again.differences.append(difference)
+        raise CannotGoOn(difference) from error
+    pieces = _pieces(new)
+    for shard, state in zip(pieces.shards, states, strict=True):
+        shard.recall(state, state.openings)
+    pieces.averager.recall(average)
+    return pieces
+
+
+def _with_shards(drafted: Draft, shards: int) -> Draft:
+    spec = drafted.spec
+    cluster = replace(spec.cluster, shards=shards)
+    return replace(drafted, spec=replace(spec, cluster=cluster, layout=replace(spec.layout, shards=shards)))
 
 
 def _pieces(drafted: Draft) -> ReplayPieces:
@@ -195,12 +240,19 @@ def _pieces_without_weights(drafted: Draft) -> ReplayPieces:
 
 def _lost(recording: Recording) -> Difference | None:
     """The first shard whose journal lacks a lease that the ledger knows to be on every shard."""
-    for shard, records in enumerate(recording.shards):
-        lacking = recording.finished.keys() - recording.held(shard)
-        if lacking:
-            ends = f"the journal ends at version {recording.updates(shard)}"
-            what = f"{ends} without lease {min(lacking)}, which was applied"
-            return Difference(f"shard-{shard}", len(records), what)
+    there: set[int] = set()  # on every shard, when the parameters were cut anew
+    begun = 0
+    for part in recording.parts:
+        held = [there | part.held(shard) for shard in range(len(part.shards))]
+        there = set.intersection(*held)
+        if part.after is not None:
+            begun = part.ends_at or begun
+            continue
+        for shard, records in enumerate(part.shards):
+            if lacking := part.finished.keys() - held[shard]:
+                ends = f"the journal ends at version {begun + part.updates(shard)}"
+                what = f"{ends} without lease {min(lacking)}, which was applied"
+                return Difference(f"shard-{shard}", len(records), what)
     return None
 
 

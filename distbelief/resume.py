@@ -2,6 +2,9 @@
 
 Shards and averager come back from the newest whole snapshot, the ledger from its journal; leases that a shard had after
 its snapshot, or that somebody held, are granted again. Workers are new ones, under ids that nobody has had.
+
+Another number of shards comes about at rest: the run goes on with the shards that it has until all of them have the
+same leases, a snapshot of that is cut anew (see ps.repartition), and it goes on from there.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import psutil
 
 from cluster.logs import logging_to
 from cluster.machines import build_ledger
-from cluster.recording import first_opening
+from cluster.recording import openings
+from cluster.spec import RunSpec
 from cluster.witnesses import unlike
 from distbelief import BEGAN, rundir
 from distbelief.config import Config
@@ -39,19 +43,24 @@ GONE_SECONDS = 30.0
 OVER = (Ending.COMPLETED.value, Ending.DIVERGED.value)
 
 
-def resume_command(run: Path, workers: int | None) -> int:
+def resume_command(run: Path, workers: int | None, shards: int | None) -> int:
     """`distbelief resume`: returns the exit code. Raises BadInput, RunFailed."""
-    return exit_code(resume(run, workers, started=max(psutil.Process().create_time(), BEGAN)))
+    return exit_code(resume(run, workers, shards, started=max(psutil.Process().create_time(), BEGAN)))
 
 
 def resume(
-    run: Path, workers: int | None = None, view: View | None = None, started: float | None = None
+    run: Path,
+    workers: int | None = None,
+    shards: int | None = None,
+    view: View | None = None,
+    started: float | None = None,
 ) -> dict[str, Any]:
     """Take a run up and bring it to its end.
 
     Args:
         run: Run directory.
         workers: Another number of workers than it was started with.
+        shards: Another number of shards than it has now.
         view, started: As of `launch`.
 
     Returns:
@@ -65,7 +74,7 @@ def resume(
     started = time.time() if started is None else started
     with Interrupts() as interrupts, rundir.held(run), logging_to(run, "driver"):
         try:
-            config, prepared, first = _prepare(run, workers)
+            config, prepared, first = _prepare(run, workers, shards)
             logged = LoggedView(view)
             logged.begin(shown(config, prepared))
             _wait_until_gone(run)
@@ -76,21 +85,27 @@ def resume(
             view.close()
 
 
-def _prepare(run: Path, workers: int | None) -> tuple[Config, Prepared, float]:
-    """The run as it was, and when it was begun."""
+def _prepare(run: Path, workers: int | None, shards: int | None) -> tuple[Config, Prepared, float]:
+    """The run as it goes on, and when it was begun."""
     config = rundir.config_of(run)
-    if workers is not None:
-        require(workers >= 1, "--workers", workers, "at least 1")
-        config = replace(config, cluster=replace(config.cluster, workers=workers))
-        config.check()
-    config = anchored(config)
     if (by := _ended_by(run)) in OVER:
         raise BadInput(f"run: got {run}, which has {by}; expected one that was interrupted, killed or stopped early")
-    opened = first_opening(run / rundir.JOURNAL)
+    opened = openings(run / rundir.JOURNAL)
+    cluster = replace(config.cluster, shards=opened[-1].shards)  # config.toml has the first
+    if workers is not None:
+        require(workers >= 1, "--workers", workers, "at least 1")
+        cluster = replace(cluster, workers=workers)
+    if shards is not None:
+        require(shards >= 1, "--shards", shards, "at least 1")
+        cluster = replace(cluster, shards=shards)
+    config = replace(config, cluster=cluster)
+    config.check()
+    config = anchored(config)
     drafted = draft(config)
-    mine = replace(build_ledger(drafted.spec).opened(opened.now), workers=opened.workers)
-    if mine != opened:
-        raise RunFailed(f"{run}: config.toml and data are not those of the journals: {unlike(opened, mine)}")
+    first = opened[0]
+    mine = replace(build_ledger(drafted.spec).opened(first.now), workers=first.workers, shards=first.shards)
+    if mine != first:
+        raise RunFailed(f"{run}: config.toml and data are not those of the journals: {unlike(first, mine)}")
     load(config.data, "test")
     spec = replace(
         drafted.spec,
@@ -99,10 +114,26 @@ def _prepare(run: Path, workers: int | None) -> tuple[Config, Prepared, float]:
         token=secrets.token_hex(32),
         identity=identity_of(config.cluster),
         faults=faults_of(config),
+        cut=opened[-1].cut,
     )
     dataset = drafted.dataset
-    prepared = Prepared(spec, drafted.weights_N, Traits.of(dataset), dataset, facts_of(config, drafted))
-    return config, prepared, opened.now
+    before = None
+    if cluster.shards != opened[-1].shards:
+        before = _as_it_is(spec, opened[-1].shards)
+        spec = replace(spec, cut=spec.cut + 1)
+    facts = facts_of(config, drafted)
+    return config, Prepared(spec, drafted.weights_N, Traits.of(dataset), dataset, facts, before=before), first.now
+
+
+def _as_it_is(spec: RunSpec, shards: int) -> RunSpec:
+    """The run with as many shards as it has now, to be brought to rest. Its actors are not those that come later."""
+    return replace(
+        spec,
+        token=secrets.token_hex(32),
+        layout=replace(spec.layout, shards=shards),
+        cluster=replace(spec.cluster, shards=shards),
+        resting=True,
+    )
 
 
 def _ended_by(run: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from ps.journal import (
     LeaseFinished,
     LeaseGranted,
     LeaseReturned,
+    LedgerOpened,
     PushHandled,
     RoundApplied,
     SampleSkipped,
@@ -31,6 +33,9 @@ from ps.wire.files import journal_digest, journals, read_journal, write_whole
 from workers.evaluation import Evaluation
 
 Measures = Callable[[float], dict[str, Any]]
+Piece = tuple[
+    str, int
+]  # a shard's journal between two times that the parameters were cut anew: actor, how often before
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,9 @@ class Account:
     clock that the journals were written by.
     """
 
-    history: dict[str, list[_Applied]] = field(default_factory=dict)  # per shard, by version
+    history: dict[Piece, list[_Applied]] = field(default_factory=dict)  # by version, from `begun` on
+    begun: dict[Piece, int] = field(default_factory=dict)
+    cuts: Counter[str] = field(default_factory=Counter)  # per shard, the newest
     whole: bool = True  # each shard's journal begins at its beginning, and goes on from what it has
     finished: set[int] = field(default_factory=set)
     duplicates: int = 0
@@ -57,6 +64,7 @@ class Account:
     reissued: int = 0
     discarded: int = 0
     granted: set[int] = field(default_factory=set)
+    resumed: list[float] = field(default_factory=list)  # when the run was taken up again
     losses: list[tuple[float, int]] = field(default_factory=list)
     skipped: dict[int, int] = field(default_factory=dict)  # lease to its unreadable examples
     seconds: Counter[str] = field(default_factory=Counter)
@@ -77,19 +85,24 @@ class Account:
     def _add(self, actor: str, record: object) -> None:
         match record:
             case ShardOpened():
-                made = self.history.setdefault(actor, [])
-                self.whole &= record.version <= len(made)
-                del made[record.version :]
+                piece = actor, record.cut
+                self.cuts[actor] = record.cut
+                made, begun = self.history.setdefault(piece, []), record.version if record.cut else 0
+                begun = self.begun.setdefault(piece, begun)
+                self.whole &= record.version <= begun + len(made)
+                del made[record.version - begun :]
             case PushHandled(outcome=Outcome.APPLIED):
-                self.history.setdefault(actor, []).append(_Applied(record.now, (record.lease,), (record.staleness,)))
+                self._applied(actor, _Applied(record.now, (record.lease,), (record.staleness,)))
             case RoundApplied():
-                self.history.setdefault(actor, []).append(_Applied(record.now, record.leases, record.staleness))
+                self._applied(actor, _Applied(record.now, record.leases, record.staleness))
             case PushHandled(outcome=Outcome.DUPLICATE):
                 self.duplicates += 1
             case LeaseDiscarded():
                 self.discarded += 1
             case SampleSkipped():
                 self.skipped_versions += 1
+            case LedgerOpened(resumed=True):
+                self.resumed.append(record.now)
             case LeaseGranted():
                 self.grants += 1
                 self.reissued += record.attempt > 0
@@ -106,10 +119,21 @@ class Account:
                 for name in ("lease", "turn", "decode", "compute", "exchange"):
                     self.seconds[name] += getattr(record, f"{name}_seconds")
 
+    def _applied(self, actor: str, made: _Applied) -> None:
+        self.history.setdefault((actor, self.cuts[actor]), []).append(made)
+
     @property
     def applied(self) -> dict[str, set[int]]:
-        """Per shard, the leases that are on it."""
-        return {actor: {lease for each in made for lease in each.leases} for actor, made in self.history.items()}
+        """Per shard that there is by now, the leases that are on it."""
+        held: dict[str, set[int]] = {}
+        for now in sorted({cut for _, cut in self.history}):
+            there = set.intersection(*held.values()) if held else set()
+            held = {
+                actor: there | {lease for each in made for lease in each.leases}
+                for (actor, cut), made in self.history.items()
+                if cut == now
+            }
+        return held
 
     @property
     def staleness(self) -> Counter[int]:
@@ -125,6 +149,16 @@ class Account:
                 for lease in each.leases:
                     latest[lease] = max(latest.get(lease, -math.inf), each.now)
         return latest
+
+    def training_seconds(self, updates: list[float]) -> float:
+        """From the first of these updates to the last, without the times in which the run was down."""
+        times = sorted(updates)
+        down = set()
+        for at in self.resumed:
+            later = bisect_left(times, at)
+            if 0 < later < len(times):
+                down.add((times[later - 1], times[later]))
+        return times[-1] - times[0] - sum(end - start for start, end in down) if times else 0.0
 
     def everywhere(self, shards: int, leases: int) -> list[int]:
         """Leases applied on every shard."""
@@ -172,7 +206,7 @@ def summarise(
     samples = sum(plan.lease(id, 0, 0.0).count for id in done)
     updated = account.updated
     updates = [updated[id] for id in done]
-    training = max(updates) - min(updates) if updates else 0.0
+    training = account.training_seconds(updates)
     summary = {
         **facts,
         "updates": len(done),

@@ -95,6 +95,7 @@ class Verification:
         leases: In the plan. `everywhere`: on every shard. `torn`: on some shards, but not on all.
         problems: One line each, for a person.
         faults: Planned ones that fired, by kind.
+        cut: Shards that there were, at first and each time after the parameters were cut anew.
     """
 
     verdict: str
@@ -107,6 +108,7 @@ class Verification:
     ledger: LedgerCount
     problems: tuple[str, ...]
     faults: dict[str, int] = field(default_factory=dict)
+    cut: tuple[int, ...] = ()
 
 
 def verify_command(run: Path, as_json: bool) -> int:
@@ -129,11 +131,11 @@ def verify(run: Path) -> Verification:
     """
     folder = run / rundir.JOURNAL
     ledger = _Ledger()
-    shards = rundir.config_of(run).cluster.shards
+    rundir.config_of(run)  # that it is a run directory
     ledger.read(_journal(folder, "ledger"))
     if ledger.plan is None:
         raise RunFailed(f"{folder / 'ledger.journal'}: got no opening record, expected one: the run never began")
-    readers = [_Shard(ledger.plan, shard) for shard in range(shards)]
+    readers = [_Shard(ledger.plan, shard) for shard in range(max(ledger.shards))]
     for shard, reader in enumerate(readers):
         reader.read(_journal(folder, f"shard-{shard}"))
     return replace(_verdict(ledger, ledger.plan, readers), faults=_faults(folder))
@@ -157,7 +159,10 @@ def _journal(folder: Path, actor: str) -> Iterable[Record]:
 
 @dataclass(slots=True)
 class _Ledger:
+    """`shards`: how many there were at first, and each time after the parameters had been cut anew."""
+
     plan: LeasePlan | None = None
+    shards: list[int] = field(default_factory=list)
     count: LedgerCount = field(default_factory=LedgerCount)
     finished: IntervalSet = field(default_factory=IntervalSet)
     stopped_by: str = ""
@@ -168,6 +173,8 @@ class _Ledger:
                 case LedgerOpened():
                     if record.resumed:
                         self.stopped_by = ""
+                    if record.cut == len(self.shards):
+                        self.shards.append(record.shards)
                     self.plan = LeasePlan(
                         record.examples, record.batch_size, record.epochs, record.seed, record.batches
                     )
@@ -186,11 +193,28 @@ class _Ledger:
 
 
 @dataclass(slots=True)
+class _Piece:
+    """A shard's journal between two times that the parameters were cut anew.
+
+    Attributes:
+        begun: The version that the shard had at its beginning.
+        applied: By version: applied[v - 1 - begun] made version v.
+    """
+
+    begun: int
+    applied: list[tuple[int, ...]] = field(default_factory=list)
+
+    @property
+    def version(self) -> int:
+        return self.begun + len(self.applied)
+
+
+@dataclass(slots=True)
 class _Shard:
     plan: LeasePlan
     shard: int
-    opened: bool = False
-    applied: list[tuple[int, ...]] = field(default_factory=list)  # by version: applied[v - 1] made version v
+    pieces: dict[int, _Piece] = field(default_factory=dict)  # by how often the parameters were cut before
+    cut: int | None = None  # the newest piece; None before the first
     duplicates: int = 0
     discarded: int = 0
     refused: int = 0
@@ -212,44 +236,44 @@ class _Shard:
                     self.discarded += 1
                 case ExchangeRefused():
                     self.refused += 1
-        if not self.opened:
-            self._problem("its journal has no opening record")
 
-    def _problem(self, text: str) -> None:
+    def problem(self, text: str) -> None:
         self.problems.append(f"shard {self.shard}: {text}")
 
     def _open(self, record: ShardOpened) -> None:
-        self.opened = True
-        if record.version > len(self.applied):
-            self._problem(f"it opened at version {record.version} after {len(self.applied)}: records are lost")
-        self.undone += sum(map(len, self.applied[record.version :]))
-        del self.applied[record.version :]
+        self.cut = record.cut
+        piece = self.pieces.setdefault(record.cut, _Piece(record.version if record.cut else 0))
+        if record.version > piece.version:
+            self.problem(f"it opened at version {record.version} after {piece.version}: records are lost")
+        kept = max(0, record.version - piece.begun)
+        self.undone += sum(map(len, piece.applied[kept:]))
+        del piece.applied[kept:]
 
     def _apply(self, leases: tuple[int, ...], samples: int, version: int) -> None:
         """These leases, with so many examples, made this version."""
-        self.applied.append(leases)
-        if version != len(self.applied):
-            self._problem(f"version {version} follows {len(self.applied) - 1}: records are lost or out of order")
+        piece = self.pieces.setdefault(self.cut or 0, _Piece(0))
+        piece.applied.append(leases)
+        if version != piece.version:
+            self.problem(f"version {version} follows {piece.version - 1}: records are lost or out of order")
         named = _some("lease", list(leases))
         if max(leases) >= self.plan.leases:
-            self._problem(f"{named} was applied, the plan has {self.plan.leases}")
+            self.problem(f"{named} was applied, the plan has {self.plan.leases}")
         elif samples != (count := sum(self.plan.lease(lease, 0, 0.0).count for lease in leases)):
-            self._problem(f"{named} was applied with {samples} examples, it has {count}")
+            self.problem(f"{named} was applied with {samples} examples, it has {count}")
 
-    def held(self) -> set[int]:
-        return {lease for lease in self._leases() if lease < self.plan.leases}
+    def leases(self, cut: int) -> list[int]:
+        """What it applied in one of the pieces, and did not lose again."""
+        piece = self.pieces.get(cut)
+        return [] if piece is None else list(chain.from_iterable(piece.applied))
 
-    def _leases(self) -> Iterable[int]:
-        return chain.from_iterable(self.applied)
-
-    def count(self) -> ShardCount:
-        held = self.held()
+    def count(self, leases: Counter[int]) -> ShardCount:
+        """`leases`: how often each was applied, here or to the shards that this one was cut from."""
+        held = [lease for lease in leases if lease < self.plan.leases]
         examples = sum(self.plan.lease(lease, 0, 0.0).count for lease in held)
-        times = Counter(self._leases())
-        twice = times.total() - len(times)
+        twice = leases.total() - len(leases)
         if twice:
-            again = sorted(lease for lease, count in times.items() if count > 1)
-            self._problem(f"applied more than once: {_some('lease', again)}")
+            again = sorted(lease for lease, count in leases.items() if count > 1)
+            self.problem(f"applied more than once: {_some('lease', again)}")
         return ShardCount(
             self.shard, len(held), examples, self.plan.leases - len(held), twice, self.duplicates, self.discarded,
             self.refused, self.undone,
@@ -257,12 +281,26 @@ class _Shard:
 
 
 def _verdict(ledger: _Ledger, plan: LeasePlan, readers: list[_Shard]) -> Verification:
-    counts = tuple(reader.count() for reader in readers)
+    for reader in readers[: ledger.shards[0]]:
+        if reader.cut is None:
+            reader.problem("its journal has no opening record")
+    there: Counter[int] = Counter()  # on every shard, when the parameters were cut anew
+    for cut, shards in enumerate(ledger.shards[:-1]):
+        sets = [Counter(reader.leases(cut)) for reader in readers[:shards]]
+        for reader, leases in zip(readers, sets, strict=False):
+            if leases.keys() != sets[0].keys():
+                reader.problem(
+                    f"not at rest when it was cut anew: {_some('lease', sorted(leases.keys() ^ sets[0].keys()))}"
+                )
+        there += sets[0]
+    last = readers[: ledger.shards[-1]]
+    all_of = [there + Counter(reader.leases(len(ledger.shards) - 1)) for reader in last]
+    counts = tuple(reader.count(leases) for reader, leases in zip(last, all_of, strict=True))
     problems = [problem for reader in readers for problem in reader.problems]
-    sets = [reader.held() for reader in readers]
-    everywhere, somewhere = set.intersection(*sets), set.union(*sets)
-    for reader, held in zip(readers, sets, strict=True):
-        lacking = [lease for lease in _members(ledger.finished) if lease not in held]
+    held = [{lease for lease in leases if lease < plan.leases} for leases in all_of]
+    everywhere, somewhere = set.intersection(*held), set.union(*held)
+    for reader, on_it in zip(last, held, strict=True):
+        lacking = [lease for lease in _members(ledger.finished) if lease not in on_it]
         if lacking:
             problems.append(f"shard {reader.shard}: called finished but not on it: {_some('lease', lacking)}")
     whole = len(everywhere) == plan.leases
@@ -271,7 +309,7 @@ def _verdict(ledger: _Ledger, plan: LeasePlan, readers: list[_Shard]) -> Verific
     verdict = BROKEN if problems else EXACTLY_ONCE if whole else ENDED_EARLY
     return Verification(
         verdict, ledger.stopped_by, plan.epochs, plan.leases, len(everywhere), len(somewhere - everywhere), counts,
-        ledger.count, tuple(problems),
+        ledger.count, tuple(problems), cut=tuple(ledger.shards),
     )  # fmt: skip
 
 
@@ -295,6 +333,10 @@ def _lines(found: Verification) -> list[str]:
         f"{ledger.returned:,} leases came back, {ledger.reopened:,} of them because a shard had lost them, "
         f"{ledger.finished:,} finished"
     )
+    if len(found.cut) > 1:
+        lines.append(
+            f"cut anew at rest, each time with the same leases on all: {' -> '.join(map(str, found.cut))} shards"
+        )
     if found.faults:
         lines.append("planned faults that fired: " + ", ".join(f"{n:,} {do}" for do, n in sorted(found.faults.items())))
     lines += found.problems[:SHOWN]

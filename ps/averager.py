@@ -12,7 +12,7 @@ correction: Kingma and Ba 2015, section 3. Shape suffix: N = parameters held by 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +20,7 @@ import torch
 from ps.errors import nearest, require
 from ps.journal import AveragerOpened, AveragerSaved, SampleAveraged
 from ps.messages import JOURNAL, Address, Message, Read, ReadDone, Role, Sample, SampleTaken
-from ps.states import AveragerState, SliceState
+from ps.states import AveragerState, SliceState, Stretch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +66,7 @@ class AverageSettings:
 
 @dataclass(frozen=True, slots=True)
 class AveragerStatus:
-    """Per shard: the newest version averaged and how many were."""
+    """Per shard: the newest version averaged and how many were (the least of its elements)."""
 
     versions: tuple[int, ...]
     counts: tuple[int, ...]
@@ -74,11 +74,18 @@ class AveragerStatus:
 
 @dataclass(slots=True)
 class _Slice:
-    """One shard's part. Invariant: count versions up to `version` are in a_N; a_N is zero while count is 0."""
+    """One shard's part. Invariant: of each stretch `count` versions up to `version` are in a_N; it is zero while that
+    is 0. There are several only where shards that had skipped different versions were cut anew.
+    """
 
     a_N: Tensor
-    version: int = 0
-    count: int = 0
+    version: int
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def count(self) -> int:
+        """Versions that are in all of it."""
+        return min((stretch.count for stretch in self.stretches), default=0)
 
 
 class Averager:
@@ -91,7 +98,7 @@ class Averager:
     """
 
     def __init__(self, elements: tuple[int, ...], settings: AverageSettings, updates: int) -> None:
-        self._slices = [_Slice(torch.zeros(n)) for n in elements]
+        self._slices = [_Slice(torch.zeros(n), 0, (Stretch(0, n, 0),)) for n in elements]
         self._exponential = settings.kind == "exponential"
         self._decay = settings.decay_for(updates)
         self._start = int(settings.start * updates)
@@ -101,7 +108,7 @@ class Averager:
 
     def state(self) -> AveragerState:
         """What it remembers, copied."""
-        return AveragerState(tuple(SliceState(s.a_N.clone(), s.version, s.count) for s in self._slices))
+        return AveragerState(tuple(SliceState(s.a_N.clone(), s.version, s.stretches) for s in self._slices))
 
     def recall(self, state: AveragerState) -> None:
         """Take up what `state` wrote down, in place of all that came since."""
@@ -110,11 +117,13 @@ class Averager:
 
     def recall_slice(self, shard: int, part: SliceState) -> None:
         """Likewise of one shard alone: they share nothing."""
-        self._slices[shard] = _Slice(part.a_N.clone(), part.version, part.count)
+        self._slices[shard] = _Slice(part.a_N.clone(), part.version, part.stretches)
 
-    def opened(self, now: float, snapshot: int = 0) -> AveragerOpened:
-        """The record that opens the averager's journal. `snapshot`: what it came back from; 0: it begins."""
-        return AveragerOpened(now, snapshot)
+    def opened(self, now: float, snapshot: int = 0, cut: int = 0) -> AveragerOpened:
+        """The record that opens the averager's journal. `snapshot`: what it came back from; 0: it begins; `cut`: how
+        often the parameters were cut anew.
+        """
+        return AveragerOpened(now, snapshot, cut)
 
     def saved(self, now: float, snapshot: int) -> AveragerSaved:
         """The record that says where in its journal the averager's state became this snapshot."""
@@ -130,8 +139,10 @@ class Averager:
                 return [(JOURNAL, record), (Address(Role.SHARD, message.shard), taken)]
             case Read():
                 part = self._slices[message.shard]
-                correction = 1.0 - self._decay**part.count if self._exponential and part.count else 1.0
-                torch.div(part.a_N, correction, out=message.out_N)
+                for stretch in part.stretches:
+                    correction = 1.0 - self._decay**stretch.count if self._exponential and stretch.count else 1.0
+                    here = slice(stretch.start, stretch.stop)
+                    torch.div(part.a_N[here], correction, out=message.out_N[here])
                 return [(message.reader, ReadDone(message.number, message.shard, part.version, part.count))]
             case _:
                 raise TypeError(f"averager got {type(message).__name__}: it handles Sample and Read")
@@ -143,7 +154,9 @@ class Averager:
         part.version = sample.version
         if not self._exponential and sample.version < self._start:
             return False
-        part.count += 1
-        share = 1.0 - self._decay if self._exponential else 1.0 / part.count
-        part.a_N.lerp_(sample.weights_N, share)
+        part.stretches = tuple(replace(stretch, count=stretch.count + 1) for stretch in part.stretches)
+        for stretch in part.stretches:
+            share = 1.0 - self._decay if self._exponential else 1.0 / stretch.count
+            here = slice(stretch.start, stretch.stop)
+            part.a_N[here].lerp_(sample.weights_N[here], share)
         return True

@@ -16,7 +16,7 @@ class ShardOpened:
     """A shard began (or came back): `elements` parameters at `version`, of which `samples` examples were applied.
 
     `weights_sha256`: hexadecimal, of the float32 weights, little-endian; `snapshot`: number of the one that it came
-    back from, 0 for its beginning.
+    back from, 0 for its beginning; `cut`: how often the parameters were cut anew before, into another number of shards.
     """
 
     now: float
@@ -28,6 +28,7 @@ class ShardOpened:
     elements: int
     weights_sha256: str = ""
     snapshot: int = 0
+    cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,11 @@ class ShardSaved:
 
 @dataclass(frozen=True, slots=True)
 class AveragerOpened:
-    """The averager began, or came back from this snapshot (0: its beginning)."""
+    """The averager began, or came back from this snapshot (0: its beginning). `cut`: as of ShardOpened."""
 
     now: float
     snapshot: int
+    cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class AveragerSaved:
 @dataclass(frozen=True, slots=True)
 class LedgerOpened:
     """The ledger began: the plan that leases are cut from, and how many will work on it. `resumed`: the run was over,
-    and is taken up without the workers that it had.
+    and is taken up without the workers that it had; `cut`: as of ShardOpened.
     """
 
     now: float
@@ -71,6 +73,7 @@ class LedgerOpened:
     seed: int
     batches: int = 1
     resumed: bool = False
+    cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ A shard that lost its memory says what it still has: finished leases that it lac
 shard said of an earlier incarnation is not believed. A ledger that lost its own memory reads its journal (`recall`) and
 asks the shards what they have (`rejoin`); it grants nothing before all have answered.
 
+A run that is to be cut into another number of shards is brought to rest first: nothing is granted that never was, what
+came back is (in rounds: only what a shard makes up for), and when every shard has the same leases it is over.
+
 A lease whose gradient was not finite goes to another worker, at the versions that this one pulls. If it fails there too
 (or, with no other worker, once more), the run has diverged. If not, the first one is to blame and gets no lease any
 more.
@@ -84,6 +87,7 @@ class Ending(Enum):
     TIME = "time"
     DIVERGED = "diverged"
     FAILED = "failed"
+    AT_REST = "at rest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,7 @@ class Ledger:
         settings: Patience.
         workers: Logical workers 0..workers-1 that will ask; others may join under ids of their own.
         consistency: When they may go on; by default at once.
+        resting: Bring the run to rest.
     """
 
     def __init__(
@@ -161,6 +166,7 @@ class Ledger:
         settings: LedgerSettings,
         workers: int,
         consistency: ConsistencySettings | None = None,
+        resting: bool = False,
     ) -> None:
         self._plan = plan
         self._shards = shards
@@ -168,6 +174,7 @@ class Ledger:
         self._lost_workers: set[int] = set()  # their ids are never used again
         self._quarantined: list[int] = []  # those of them that were sent away
         self._settings = settings
+        self._resting = resting
         consistency = consistency or ConsistencySettings()
         self._gate = consistency.gate()
         for worker in range(workers):
@@ -470,7 +477,7 @@ class Ledger:
         for id in again:
             if id not in book.outstanding and id not in book.returned:
                 self._return(now, id, out, blameless=True)
-        if self._ending is Ending.COMPLETED and not book.complete:
+        if (self._ending is Ending.COMPLETED and not book.complete) or self._ending is Ending.AT_REST:
             self._ending = None
         out += self._inquiries.again(shard)
 
@@ -484,13 +491,15 @@ class Ledger:
 
     def recall(self, records: Iterable[Record]) -> None:
         """Remember what an earlier ledger of this run wrote down. Whom it had not answered asks again."""
-        opened = 0
+        opened = cut = 0
         for record in records:
             match record:
                 case LedgerOpened():
                     opened += 1
                     if record.resumed:
                         self._ending = None
+                    if record.cut > cut or opened == 1:
+                        cut, self._incarnations = record.cut, [0] * record.shards
                 case LeaseGranted():
                     self._recall_grant(record)
                 case LeaseFinished():
@@ -591,6 +600,8 @@ class Ledger:
             return
         deadline = now + self._settings.lease_seconds
         out += self._rounds.orders(self._numbers, deadline)
+        if self._resting:
+            return
         book = self._book
         more = self._ending is None and bool(book.outstanding or book.to_grant)
         leases = self._rounds.due([lease.read for lease in book.outstanding.values()], last=not more)
@@ -619,6 +630,8 @@ class Ledger:
         """Answer workers in line, longest first, as far as there is an answer."""
         if self._ending is None and self._book.complete and not self._unheard:
             self._stop(now, Ending.COMPLETED, "", out)
+        if self._ending is None and self._resting and self._at_rest:
+            self._stop(now, Ending.AT_REST, "", out)
         if self._ending is not None:
             while self._line:
                 worker = self._line.popleft()
@@ -629,6 +642,13 @@ class Ledger:
         held_up = self._serve_line(now, False, out)
         if held_up and self._book.returned and not self._book.outstanding:
             self._serve_line(now, True, out)  # whoever else could look at what came back waits for these
+
+    @property
+    def _at_rest(self) -> bool:
+        """Whether every shard has the same leases, as far as is known."""
+        if self._unheard or self._book.outstanding:
+            return False
+        return not self._book.returned if self._rounds is None else self._rounds.at_rest
 
     def _serve_line(self, now: float, again: bool, out: Outbox) -> bool:
         """Grant what may be granted. `again`: also what the worker found not finite. Returns whether the gate held
@@ -653,12 +673,14 @@ class Ledger:
     def _take(self, worker: int, again: bool) -> int | None:
         """The next lease for this worker: returned ones first, but none that it found not finite if others can look."""
         wanted = None if self._rounds is None else self._rounds.wanted
+        if wanted is None and self._resting and self._rounds is not None:
+            wanted = set()
 
         def suits(id: int) -> bool:
             may_look = again or worker not in self._book.not_finite.get(id, ()) or self._living == 1
             return may_look and (wanted is None or id in wanted)
 
-        return self._book.take(suits, fresh=wanted is None)
+        return self._book.take(suits, fresh=wanted is None and not self._resting)
 
     def _grant(self, now: float, worker: int, id: int, out: Outbox) -> None:
         deadline = now + self._settings.lease_seconds

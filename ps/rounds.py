@@ -111,6 +111,11 @@ class Rounds:
         """Leases that wait for their round to be closed."""
         return len(self._staged) + len(self._made) + (len(self._closing.leases) if self._closing else 0)
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether every shard has closed the same rounds, and none is told to close another."""
+        return not self._behind and self._closing is None and not self._made
+
     def stage(self, lease: StagedLease) -> None:
         """Every shard has this lease's gradient."""
         self._staged[lease.lease] = lease

@@ -169,12 +169,14 @@ class Shard:
     def incarnation(self) -> int:
         return len(self._openings) - 1
 
-    def opened(self, now: float, snapshot: int = 0) -> ShardOpened:
-        """The record that opens this shard's journal. `snapshot`: what it came back from; 0: its beginning."""
+    def opened(self, now: float, snapshot: int = 0, cut: int = 0) -> ShardOpened:
+        """The record that opens this shard's journal. `snapshot`: what it came back from; 0: its beginning; `cut`: how
+        often the parameters were cut anew.
+        """
         weights: Any = self._w_N.numpy()
         return ShardOpened(
             now, self.index, self.shards, self.incarnation, self.version, self.samples, self.elements,
-            sha256(weights).hexdigest(), snapshot,
+            sha256(weights).hexdigest(), snapshot, cut,
         )  # fmt: skip
 
     def saved(self, now: float, snapshot: int) -> ShardSaved:

@@ -25,7 +25,7 @@ from ps.errors import SnapshotDamaged
 from ps.states import AveragerState, ShardState, State
 
 MAGIC = b"DBSNAP01"
-FORMAT = 1
+FORMAT = 2
 _LENGTH = struct.Struct("<Q")
 _HEAD = len(MAGIC) + 32
 _KINDS: dict[str, type[State]] = {kind.__name__: kind for kind in (ShardState, AveragerState)}

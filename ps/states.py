@@ -84,12 +84,21 @@ class ShardState:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """Elements start .. stop - 1 of one shard, in whose average so many versions are."""
+
+    start: int
+    stop: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class SliceState:
     """The average of one shard's part: as averager.Averager keeps it."""
 
     a_N: Tensor
     version: int
-    count: int
+    stretches: tuple[Stretch, ...]
 
 
 @dataclass(frozen=True, slots=True)

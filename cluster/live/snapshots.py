@@ -71,7 +71,7 @@ class Snapshots:
             if str(AVERAGER) not in saving.sha256:
                 saving.calls[self._servers.actors[AVERAGER].save.remote(saving.number)] = AVERAGER
                 return
-            manifest = Manifest(saving.number, spec.layout.fingerprint(), saving.sha256)
+            manifest = Manifest(saving.number, spec.cutting, saving.sha256)
             publish(spec.snapshots, manifest, spec.snapshot.keep)
         except ray.exceptions.RayActorError:
             withdraw(spec.snapshots, saving.number)  # the next one will do

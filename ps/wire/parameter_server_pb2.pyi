@@ -546,7 +546,7 @@ class Header(_message.Message):
     def __init__(self, format: _Optional[int] = ..., run: _Optional[str] = ..., actor: _Optional[str] = ...) -> None: ...
 
 class ShardOpened(_message.Message):
-    __slots__ = ("now", "shard", "shards", "incarnation", "version", "samples", "elements", "weights_sha256", "snapshot")
+    __slots__ = ("now", "shard", "shards", "incarnation", "version", "samples", "elements", "weights_sha256", "snapshot", "cut")
     NOW_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -556,6 +556,7 @@ class ShardOpened(_message.Message):
     ELEMENTS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_SHA256_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
     now: float
     shard: int
     shards: int
@@ -565,7 +566,8 @@ class ShardOpened(_message.Message):
     elements: int
     weights_sha256: str
     snapshot: int
-    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., shards: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., elements: _Optional[int] = ..., weights_sha256: _Optional[str] = ..., snapshot: _Optional[int] = ...) -> None: ...
+    cut: int
+    def __init__(self, now: _Optional[float] = ..., shard: _Optional[int] = ..., shards: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., elements: _Optional[int] = ..., weights_sha256: _Optional[str] = ..., snapshot: _Optional[int] = ..., cut: _Optional[int] = ...) -> None: ...
 
 class ShardSaved(_message.Message):
     __slots__ = ("now", "snapshot", "version", "waiting")
@@ -580,12 +582,14 @@ class ShardSaved(_message.Message):
     def __init__(self, now: _Optional[float] = ..., snapshot: _Optional[int] = ..., version: _Optional[int] = ..., waiting: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class AveragerOpened(_message.Message):
-    __slots__ = ("now", "snapshot")
+    __slots__ = ("now", "snapshot", "cut")
     NOW_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
     now: float
     snapshot: int
-    def __init__(self, now: _Optional[float] = ..., snapshot: _Optional[int] = ...) -> None: ...
+    cut: int
+    def __init__(self, now: _Optional[float] = ..., snapshot: _Optional[int] = ..., cut: _Optional[int] = ...) -> None: ...
 
 class AveragerSaved(_message.Message):
     __slots__ = ("now", "snapshot")
@@ -596,7 +600,7 @@ class AveragerSaved(_message.Message):
     def __init__(self, now: _Optional[float] = ..., snapshot: _Optional[int] = ...) -> None: ...
 
 class LedgerOpened(_message.Message):
-    __slots__ = ("now", "workers", "shards", "examples", "batch_size", "epochs", "seed", "batches", "resumed")
+    __slots__ = ("now", "workers", "shards", "examples", "batch_size", "epochs", "seed", "batches", "resumed", "cut")
     NOW_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -606,6 +610,7 @@ class LedgerOpened(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     BATCHES_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
     now: float
     workers: int
     shards: int
@@ -615,7 +620,8 @@ class LedgerOpened(_message.Message):
     seed: int
     batches: int
     resumed: bool
-    def __init__(self, now: _Optional[float] = ..., workers: _Optional[int] = ..., shards: _Optional[int] = ..., examples: _Optional[int] = ..., batch_size: _Optional[int] = ..., epochs: _Optional[int] = ..., seed: _Optional[int] = ..., batches: _Optional[int] = ..., resumed: bool = ...) -> None: ...
+    cut: int
+    def __init__(self, now: _Optional[float] = ..., workers: _Optional[int] = ..., shards: _Optional[int] = ..., examples: _Optional[int] = ..., batch_size: _Optional[int] = ..., epochs: _Optional[int] = ..., seed: _Optional[int] = ..., batches: _Optional[int] = ..., resumed: bool = ..., cut: _Optional[int] = ...) -> None: ...
 
 class Arithmetic(_message.Message):
     __slots__ = ("now", "torch", "pillow", "libjpeg", "processor", "threads", "data")

@@ -32,7 +32,7 @@ class Manifest:
 
     Attributes:
         number: Of the set, from 1.
-        layout: Fingerprint of the layout that the shards are cut by.
+        layout: Which layout the shards are cut by.
         sha256: Per actor, of its state.
     """
 

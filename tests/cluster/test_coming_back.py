@@ -49,7 +49,7 @@ def snapshot(world: World, number: int) -> None:
         for address, server in world.servers.items()
         if address != LEDGER
     }
-    publish(folder, Manifest(number, world.spec.layout.fingerprint(), sha256), keep=2)
+    publish(folder, Manifest(number, world.spec.cutting, sha256), keep=2)
 
 
 def come_back(world: World, address: Address, server: MachineServer) -> None:

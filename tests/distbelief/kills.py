@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -39,9 +40,10 @@ class Kill:
 
 @dataclass(slots=True)
 class Ride:
-    """One run with kills. `family`: every process that was part of it."""
+    """One run with kills. `process`: the command that drives it now; `family`: every process that was part of it."""
 
     run: Path
+    process: subprocess.Popen[str] | None = None
     kills: list[Kill] = field(default_factory=list)
     family: set[psutil.Process] = field(default_factory=set)
     output: str = ""
@@ -63,32 +65,44 @@ def holders(journal: Path) -> list[int]:
 
 
 def ride(cwd: Path, seed: int, roles: Sequence[str], options: Sequence[str]) -> Ride:
-    """Launch a run in this directory, kill these, resume it whenever its driver was, and wait for its end."""
-    draws = numpy_stream(seed, "kills")
+    """Launch a run in this directory, kill these, resume it whenever its driver was, and wait for its end. Whatever
+    happens, nothing of it goes on afterwards.
+    """
     made = Ride(cwd / "run")
-    process = _start(cwd, ["launch", "--run", "run", *options])
-    for role in roles:
-        if not _goes_on(made, process):
-            break
-        time.sleep(float(draws.random()))  # any moment
-        made.family |= descendants(psutil.Process(process.pid))
-        if role == "driver":
-            made.kills.append(Kill(role, role, time.time()))
-            process.kill()
-            made.output += process.communicate()[1]
-            process = _start(cwd, ["resume", "run"])
-            continue
-        alive = [path for path in journals(made.run / "journal") if path.stem.startswith(role) and holders(path)]
-        if not alive:
-            break  # the run is about to end
-        victim = alive[int(draws.integers(len(alive)))]
-        made.kills.append(Kill(role, victim.stem, time.time()))
-        for pid in holders(victim):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    made.output += process.communicate(timeout=PATIENCE_SECONDS)[1]
-    assert process.returncode == 0, made.output
+    made.process = _start(cwd, ["launch", "--run", "run", *options])
+    try:
+        for role in roles:
+            if not _goes_on(made):
+                break
+            _kill(made, role, numpy_stream(seed, f"kills/{len(made.kills)}"))
+        made.output += made.process.communicate(timeout=PATIENCE_SECONDS)[1]
+        assert made.process.returncode == 0, made.output
+    finally:
+        if made.process.poll() is None:
+            made.process.kill()
+            made.process.communicate()
     return made
+
+
+def _kill(made: Ride, role: str, draws: Any) -> None:
+    """One of this role, at any moment within a second; a driver's run is resumed."""
+    assert made.process is not None
+    time.sleep(float(draws.random()))
+    made.family |= descendants(psutil.Process(made.process.pid))
+    if role == "driver":
+        made.kills.append(Kill(role, role, time.time()))
+        made.process.kill()
+        made.output += made.process.communicate()[1]
+        made.process = _start(made.run.parent, ["resume", "run"])
+        return
+    alive = [path for path in journals(made.run / "journal") if path.stem.startswith(role) and holders(path)]
+    if not alive:
+        return  # the run is about to end
+    victim = alive[int(draws.integers(len(alive)))]
+    made.kills.append(Kill(role, victim.stem, time.time()))
+    for pid in holders(victim):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _start(cwd: Path, arguments: Sequence[str]) -> subprocess.Popen[str]:
@@ -100,12 +114,13 @@ def _start(cwd: Path, arguments: Sequence[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=cwd, env=environment, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
-def _goes_on(made: Ride, process: subprocess.Popen[str]) -> bool:
+def _goes_on(made: Ride) -> bool:
     """Wait until the run has gone on for a while; return whether it still does."""
+    assert made.process is not None
     path = made.run / "journal" / "shard-0.journal"
     deadline = time.monotonic() + PATIENCE_SECONDS
     before = path.stat().st_size if path.exists() else 0
-    while process.poll() is None:
+    while made.process.poll() is None:
         assert time.monotonic() < deadline, f"it does not go on after {made.kills}"
         if path.exists() and path.stat().st_size > before + GOES_ON_BYTES:
             return True

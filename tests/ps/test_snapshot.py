@@ -198,10 +198,10 @@ def test_a_snapshot_with_any_changed_byte_is_refused() -> None:
 
 
 def test_a_snapshot_of_another_format_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ps.snapshot.FORMAT", 2)
+    monkeypatch.setattr("ps.snapshot.FORMAT", 3)
     data = b"".join(encode(make().state()))
     monkeypatch.undo()
-    with pytest.raises(SnapshotDamaged, match=r"ShardState in format 2, this program reads .* in format 1"):
+    with pytest.raises(SnapshotDamaged, match=r"ShardState in format 3, this program reads .* in format 2"):
         decode(data, "snapshot")
 
 

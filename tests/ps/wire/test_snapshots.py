@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ps.states import AveragerState, SliceState
+from ps.states import AveragerState, SliceState, Stretch
 from ps.streams import numpy_stream
 from ps.wire.snapshots import Manifest, manifests, newest, next_number, publish, withdraw, write_state
 
@@ -15,7 +15,7 @@ ACTORS = ("averager", "other")
 
 
 def state(number: int) -> AveragerState:
-    return AveragerState((SliceState(torch.full((20,), float(number)), number, number),))
+    return AveragerState((SliceState(torch.full((20,), float(number)), number, (Stretch(0, 20, number),)),))
 
 
 def write(folder: Path, number: int, keep: int = 2, layout: str = "cut") -> None:
