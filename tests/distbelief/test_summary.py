@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distbelief.rundir import JOURNAL, SUMMARY
-from distbelief.summary import Outcomes, summarise
+from distbelief.summary import Account, Outcomes, summarise
 from ps.errors import JournalDamaged
 from ps.journal import (
     LeaseDiscarded,
@@ -20,6 +21,7 @@ from ps.journal import (
     LeaseFinished,
     LeaseGranted,
     LeaseReturned,
+    LedgerOpened,
     LedgerStopped,
     PullHandled,
     PushHandled,
@@ -297,3 +299,34 @@ def test_a_damaged_journal_leaves_no_summary(tmp_path: Path) -> None:
     with pytest.raises(JournalDamaged, match=r"shard-0\.journal"):
         summarise(tmp_path, PLAN, FACTS, Outcomes(0.0, 1.0, "completed", "", BOTH))
     assert not (tmp_path / SUMMARY).exists()
+
+
+def test_a_resumed_run_was_not_slow_while_it_was_down(tmp_path: Path) -> None:
+    """Updates at 102, 103.5, then a resumption at 104.5 that was tried twice, 106 and 109: 2.5 s are not counted."""
+    shards = {
+        actor: [opened(shard), *(pushed(now, lease, 0) for lease, now in enumerate((102.0, 103.5, 106.0, 109.0)))]
+        for shard, actor in enumerate(("shard-0", "shard-1"))
+    }
+    again = [LedgerOpened(now, 3, 2, 25, 10, 2, 3, resumed=True) for now in (104.5, 105.0)]
+    early = LedgerOpened(101.0, 3, 2, 25, 10, 2, 3, resumed=True)  # before the first update: that is not in the time
+    found = summary(tmp_path, {**shards, "ledger": [early, *again]})
+    assert found["samples"] == 35
+    assert found["images_per_second"] == round(35 / (7.0 - 2.5), 2)
+
+
+def test_shards_that_were_cut_anew_have_what_those_had_before(tmp_path: Path) -> None:
+    """Two shards with leases 0 and 1, then one that applies 2 and comes back once."""
+    two = [pushed(102.0, 0, 0), pushed(103.0, 1, 0)]
+    cut = ShardOpened(110.0, 0, 1, 0, 2, 20, 32, "", 3, cut=1)
+    back = replace(cut, now=112.0, incarnation=1)
+    journals = {
+        "shard-0": [opened(0), *two, cut, pushed(111.0, 2, 1), back, pushed(113.0, 2, 1), pushed(114.0, 3, 1)],
+        "shard-1": [opened(1), *two],
+        "ledger": [finished(0, 1.0), finished(1, 1.0), finished(2, 1.0), finished(3, 1.0)],
+    }
+    write(tmp_path, journals)
+    account = Account.of(tmp_path / JOURNAL)
+    assert account.applied == {"shard-0": {0, 1, 2, 3}}
+    assert account.everywhere(1, PLAN.leases) == [0, 1, 2, 3]
+    assert account.staleness == {0: 4, 1: 2}
+    assert account.replayable(1)

@@ -15,6 +15,7 @@ from ps.journal import (
     LeaseFinished,
     LeaseGranted,
     LeaseReturned,
+    LedgerOpened,
     LedgerStopped,
     WorkerLeft,
     WorkerQuarantined,
@@ -29,12 +30,14 @@ from ps.messages import (
     Finished,
     Granted,
     Has,
+    Inventory,
     Lease,
     NextLease,
     NoMoreLeases,
     Role,
     SampleTaken,
     Stop,
+    TakeInventory,
     Tick,
     WhoHas,
     WorkerLost,
@@ -624,3 +627,31 @@ def test_the_last_lease_may_be_finished_by_word_of_the_shards(make: Make) -> Non
         (JOURNAL, LedgerStopped(3.0, "completed")),
         *[(worker(index), NoMoreLeases(2, "completed")) for index in range(5)],
     ]
+
+
+def test_a_run_comes_to_rest_when_every_shard_has_what_some_shard_had() -> None:
+    """Lease 0 is on both shards, 1 on one of them; 2 was never granted, and is not while the run comes to rest."""
+    ledger = Ledger(PLAN, 2, SETTINGS, 1, resting=True)
+    ledger.recall(
+        [
+            LedgerOpened(0.0, 1, 2, 10, 4, 2, 7),
+            LeaseGranted(1.0, 0, 1, 0, 0, 61.0),
+            LeaseFinished(2.0, 0, 0, 0, 4, 0.5, 0, 0),
+            LeaseGranted(2.0, 0, 2, 1, 0, 62.0),
+        ]
+    )
+    out = ledger.resume(3.0)
+    asked = {to.index: message.number for to, message in out if isinstance(message, TakeInventory)}
+    (looked,) = {message.number for _, message in out if isinstance(message, WhoHas)}
+    assert ledger.handle(4.0, NextLease(9, 1, None)) == []
+    for shard, applied in ((0, (0, 2)), (1, (0, 1))):
+        ledger.handle(5.0, Inventory(asked[shard], shard, 0, applied[1], applied, ()))
+    ledger.handle(5.0, Has(looked, 0, (1,), 0))
+    out = ledger.handle(5.0, Has(looked, 1, (), 0))
+    assert [record.lease for _, record in out if isinstance(record, LeaseGranted)] == [1]
+    out = ledger.handle(6.0, NextLease(9, 2, done(1, 1)))
+    assert (JOURNAL, LedgerStopped(6.0, "at rest")) in out
+    assert (worker(9), NoMoreLeases(2, "at rest")) in out
+    out = ledger.handle(7.0, Inventory(0, 1, 1, 1, (0, 1), ()))  # a shard lost it again
+    assert (JOURNAL, LeaseReturned(7.0, 1, 1)) in out
+    assert ledger.status().ending == ""
