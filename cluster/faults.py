@@ -26,9 +26,11 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from ps.errors import BadInput, nearest, require
 from ps.messages import Exchange, Message

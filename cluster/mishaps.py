@@ -10,10 +10,11 @@ Shape suffix: N = parameters held by one shard.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from cluster.faults import Fault, FaultPlan, Schedule, corrupted

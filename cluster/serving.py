@@ -7,10 +7,11 @@ from __future__ import annotations
 import os
 import time  # noqa: TID251 -- the live clock
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from cluster.host import Connections, WorkerHost, Write, host_journal

@@ -10,10 +10,10 @@ Shape suffix: N = parameters of the model, or of one shard.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from cluster.copies import Copies

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from cluster.recording import Attempt, Recording
 from ps.journal import PushHandled, Record
@@ -88,9 +88,9 @@ def unlike(recorded: Record | None, replayed: Record) -> str:
         got = "the end of the journal" if recorded is None else str(recorded)
         return f"recorded {got}, replayed {replayed}"
     pairs = [
-        f"{f.name}: recorded {getattr(recorded, f.name)!r}, replayed {getattr(replayed, f.name)!r}"
-        for f in fields(replayed)
-        if getattr(recorded, f.name) != getattr(replayed, f.name)
+        f"{name}: recorded {getattr(recorded, name)!r}, replayed {getattr(replayed, name)!r}"
+        for name in replayed.__struct_fields__
+        if getattr(recorded, name) != getattr(replayed, name)
     ]
     lease = f" of lease {replayed.lease}" if isinstance(replayed, PushHandled) else ""
     return f"{type(replayed).__name__}{lease}: {'; '.join(pairs)}"

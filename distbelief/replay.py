@@ -16,12 +16,13 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from cluster.copies import Copies
@@ -134,11 +135,11 @@ def notes_of(recording: Recording, drafted: Draft) -> list[str]:
     here = arithmetic(0.0, drafted.spec.cluster.threads, drafted.dataset)
     found: dict[str, None] = {}
     for actor, there in sorted(recording.arithmetic.items()):
-        for f in fields(here):
-            ours, theirs = getattr(here, f.name), getattr(there, f.name)
-            applies = actor.startswith("host") or f.name in ("torch", "processor")
-            if f.name != "now" and applies and ours != theirs:
-                found[f"{f.name} differs: recorded {theirs}, here {ours}; bits may differ"] = None
+        for name in here.__struct_fields__:
+            ours, theirs = getattr(here, name), getattr(there, name)
+            applies = actor.startswith("host") or name in ("torch", "processor")
+            if name != "now" and applies and ours != theirs:
+                found[f"{name} differs: recorded {theirs}, here {ours}; bits may differ"] = None
     return list(found)
 
 

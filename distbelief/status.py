@@ -9,11 +9,12 @@ import asyncio
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from msgspec import to_builtins
 
 from distbelief import rendezvous
 from distbelief.conservation import complaint
@@ -56,7 +57,7 @@ def status_command(run: Path | None, as_json: bool) -> int:
             f"run: got {folder}, expected a run directory (one with a {CONFIG}) or a copy of its {CONNECTION}; "
             "see distbelief status --help"
         )
-    click.echo(json.dumps(_without_nan(asdict(report)), allow_nan=False) if as_json else report.text())
+    click.echo(json.dumps(_without_nan(to_builtins(report)), allow_nan=False) if as_json else report.text())
     return 1 if isinstance(report, Lost) else 0
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from msgspec import Struct
 
 from ps.errors import nearest, require
 from ps.journal import AveragerOpened, AveragerSaved, SampleAveraged
@@ -64,8 +65,7 @@ class AverageSettings:
         return 1.0 - 1.0 / max(2.0, self.window * updates / self.every)
 
 
-@dataclass(frozen=True, slots=True)
-class AveragerStatus:
+class AveragerStatus(Struct, frozen=True):
     """Per shard: the newest version averaged and how many were (the least of its elements)."""
 
     versions: tuple[int, ...]

@@ -104,6 +104,11 @@ class LeaseBook:
         """The leases that this worker holds."""
         return [id for id, lease in self.outstanding.items() if lease.worker == worker and not lease.inquiry]
 
+    def holder(self, id: int) -> int:
+        """Who holds this lease; NOBODY if it is not out, or is looked after."""
+        lease = self.outstanding.get(id)
+        return NOBODY if lease is None or lease.inquiry else lease.worker
+
     def holds(self, worker: int, id: int, attempt: int) -> Outstanding | None:
         """The lease, if this worker holds this attempt of it."""
         lease = self.outstanding.get(id)

@@ -16,10 +16,11 @@ Shape suffix: N = parameters held by one shard.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from msgspec import Struct
 
 from ps.pulls import OpenPulls, silent
 from ps.rules import Momentum, Nesterov, Rule
@@ -32,8 +33,7 @@ _BLOCK = 1 << 17  # elements per piece, so that what is between two operations s
 _TINY = 1e-30  # far below any step, and its square root is still a normal float32
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(Struct, frozen=True):
     """One gradient that is about to be applied.
 
     Attributes:
@@ -47,16 +47,14 @@ class Arrival:
     staleness: int
 
 
-@dataclass(frozen=True, slots=True)
-class Worth:
+class Worth(Struct, frozen=True):
     """What a gradient is worth: the gradient as it should have been, and so many times the rate."""
 
     gradient_N: Tensor
     factor: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """How one update is to be made: by this rule, with these slots, at so many times the schedule's rate."""
 
     rule: Rule

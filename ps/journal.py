@@ -6,13 +6,12 @@ seconds. Shards share no state, so each one's own order, with what every pull re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from ps.messages import Outcome, Reading, Refusal, Wire
 
 
-@dataclass(frozen=True, slots=True)
-class ShardOpened:
+class ShardOpened(Struct, frozen=True):
     """A shard began (or came back): `elements` parameters at `version`, of which `samples` examples were applied.
 
     `weights_sha256`: hexadecimal, of the float32 weights, little-endian; `snapshot`: number of the one that it came
@@ -31,8 +30,7 @@ class ShardOpened:
     cut: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ShardSaved:
+class ShardSaved(Struct, frozen=True):
     """A shard's state, as of here, became part of this snapshot. `waiting`: versions that the averager had not got."""
 
     now: float
@@ -41,8 +39,7 @@ class ShardSaved:
     waiting: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AveragerOpened:
+class AveragerOpened(Struct, frozen=True):
     """The averager began, or came back from this snapshot (0: its beginning). `cut`: as of ShardOpened."""
 
     now: float
@@ -50,16 +47,14 @@ class AveragerOpened:
     cut: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class AveragerSaved:
+class AveragerSaved(Struct, frozen=True):
     """The averager's state, as of here, became part of this snapshot."""
 
     now: float
     snapshot: int
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerOpened:
+class LedgerOpened(Struct, frozen=True):
     """The ledger began: the plan that leases are cut from, and how many will work on it. `resumed`: the run was over,
     and is taken up without the workers that it had; `cut`: as of ShardOpened.
     """
@@ -76,8 +71,7 @@ class LedgerOpened:
     cut: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Arithmetic:
+class Arithmetic(Struct, frozen=True):
     """What decides the bits that this actor computes, beside its inputs.
 
     Attributes:
@@ -96,8 +90,7 @@ class Arithmetic:
     data: str
 
 
-@dataclass(frozen=True, slots=True)
-class PushHandled:
+class PushHandled(Struct, frozen=True):
     """A shard handled an exchange that carried a push.
 
     Attributes:
@@ -123,8 +116,7 @@ class PushHandled:
     wire: Wire = Wire.FLOAT32
 
 
-@dataclass(frozen=True, slots=True)
-class RoundApplied:
+class RoundApplied(Struct, frozen=True):
     """A shard applied the staged gradients of a round as one update.
 
     Attributes:
@@ -147,8 +139,7 @@ class RoundApplied:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class PullHandled:
+class PullHandled(Struct, frozen=True):
     """A shard handled an exchange that only pulled."""
 
     now: float
@@ -158,8 +149,7 @@ class PullHandled:
     wire: Wire = Wire.FLOAT32
 
 
-@dataclass(frozen=True, slots=True)
-class ExchangeRefused:
+class ExchangeRefused(Struct, frozen=True):
     """A shard refused an exchange before its first write. `lease` is -1 for a pull."""
 
     now: float
@@ -169,24 +159,21 @@ class ExchangeRefused:
     refusal: Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class SampleSent:
+class SampleSent(Struct, frozen=True):
     """A shard copied this version for the averager."""
 
     now: float
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class SampleSkipped:
+class SampleSkipped(Struct, frozen=True):
     """A shard could not copy this version for the averager: two copies were still waiting."""
 
     now: float
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseGranted:
+class LeaseGranted(Struct, frozen=True):
     """The ledger granted a lease."""
 
     now: float
@@ -197,8 +184,7 @@ class LeaseGranted:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseFinished:
+class LeaseFinished(Struct, frozen=True):
     """Every shard has the lease. `loss` is NaN and `worker` -1 where the shards said so after its worker was lost."""
 
     now: float
@@ -212,8 +198,7 @@ class LeaseFinished:
     auxiliary: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseFailed:
+class LeaseFailed(Struct, frozen=True):
     """A worker could not compute or deliver the lease's gradient."""
 
     now: float
@@ -224,8 +209,7 @@ class LeaseFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseDiscarded:
+class LeaseDiscarded(Struct, frozen=True):
     """The lease's gradient was too stale, or its round was closed without it: it will be granted again."""
 
     now: float
@@ -234,8 +218,7 @@ class LeaseDiscarded:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class RoundOrdered:
+class RoundOrdered(Struct, frozen=True):
     """The ledger told all shards to apply these leases as update `round`."""
 
     now: float
@@ -244,8 +227,7 @@ class RoundOrdered:
     keep: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseReturned:
+class LeaseReturned(Struct, frozen=True):
     """The lease was late, lost or failed, and some shard lacks it: it will be granted again."""
 
     now: float
@@ -253,16 +235,14 @@ class LeaseReturned:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLeft:
+class WorkerLeft(Struct, frozen=True):
     """The ledger was told that this worker is lost; its id is never used again."""
 
     now: float
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerQuarantined:
+class WorkerQuarantined(Struct, frozen=True):
     """The ledger grants this worker nothing more: it found this lease's gradient not finite, and another did not."""
 
     now: float
@@ -270,8 +250,7 @@ class WorkerQuarantined:
     lease: int
 
 
-@dataclass(frozen=True, slots=True)
-class ShardRejoined:
+class ShardRejoined(Struct, frozen=True):
     """The ledger was told that a shard came back as this incarnation. Finished leases that it lost are returned."""
 
     now: float
@@ -280,16 +259,14 @@ class ShardRejoined:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerStopped:
+class LedgerStopped(Struct, frozen=True):
     """No lease is granted from here on."""
 
     now: float
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SampleAveraged:
+class SampleAveraged(Struct, frozen=True):
     """The averager took in a shard's weights at this version (`counted` false: it had that version already)."""
 
     now: float
@@ -299,8 +276,7 @@ class SampleAveraged:
     counted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerExchanged:
+class WorkerExchanged(Struct, frozen=True):
     """A worker's side of one exchange with one shard: what its pull read, and what became of its push (lease -1: it
     only pulled).
     """
@@ -314,8 +290,7 @@ class WorkerExchanged:
     reading: Reading
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerTimed:
+class WorkerTimed(Struct, frozen=True):
     """Where a worker's time for one lease went, in seconds. `decode_seconds`: until its batch was there; little of it
     if the batch was read ahead.
     """
@@ -330,8 +305,7 @@ class WorkerTimed:
     exchange_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class FaultFired:
+class FaultFired(Struct, frozen=True):
     """A planned fault struck this actor at one of its events (see cluster.faults). Written before it does.
 
     Attributes:

@@ -27,10 +27,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from itertools import count
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ps.book import NOBODY, LeaseBook, Outstanding
 from ps.consistency import ConsistencySettings
@@ -107,8 +110,7 @@ class LedgerSettings:
         require(self.max_attempts >= 1, "ledger.max_attempts", self.max_attempts, "at least 1")
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerStatus:
+class LedgerStatus(Struct, frozen=True):
     """What the ledger tells about the run. `loss`: mean main loss of the last leases, at most an epoch's, or NaN;
     `recent_auxiliary`: of the newest leases, per auxiliary head; `next_worker`: the least id that no worker has had;
     `quarantined`: workers that get no lease any more.
@@ -285,7 +287,7 @@ class Ledger:
             case Discarded() as discarded:
                 self._discard(now, message.worker, discarded, out)
         worker.lease = None
-        if held is not None and held in self._book.held_by(message.worker):
+        if held is not None and self._book.holder(held) == message.worker:
             self._inquire(now, [held], out)  # it came back without a word about what it held
         if not worker.waiting:
             worker.waiting = True

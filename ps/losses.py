@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 RECENT_LEASES = 50  # that the live view's loss is the mean of
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True):
     """What a finished lease said: mean losses and number of errors over so many examples."""
 
     examples: int

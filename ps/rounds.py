@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 
+from msgspec import Struct
+
 from ps.messages import Address, CloseRound, Role, RoundClosed
 
 
@@ -38,8 +40,7 @@ class RoundRule:
         return self.limit > 0
 
 
-@dataclass(frozen=True, slots=True)
-class StagedLease:
+class StagedLease(Struct, frozen=True):
     """A lease whose gradient every shard has staged. `worker` and `loss` as in journal.LeaseFinished; `read`: the
     version under the gradient, as far as it is known.
     """

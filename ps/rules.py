@@ -21,6 +21,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from msgspec import Struct
+
 from ps.errors import BadInput, nearest, require
 from ps.layout import LINE
 
@@ -31,8 +33,7 @@ RULES = ("sgd", "momentum", "nesterov", "adagrad", "adamw", "rmsprop")
 WITH_MOMENTUM = ("momentum", "nesterov", "rmsprop")
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """The numbers of one update.
 
     Attributes:

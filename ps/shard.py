@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
+from msgspec import Struct
 
 from ps import kernel
 from ps.corrections import Arrival, Correction, Worth
@@ -81,8 +81,7 @@ Outbox = list[tuple[Address, Message | Record]]
 MOST_SAMPLES = (1 << 31) - 1  # in one lease: so that sums of them fit the journal's 64 bits
 
 
-@dataclass(frozen=True, slots=True)
-class ShardStatus:
+class ShardStatus(Struct, frozen=True):
     """What a shard tells about itself. Staleness counts are per applied gradient; `kernel`: what makes its updates."""
 
     shard: int

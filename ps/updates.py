@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ps import kernel
 from ps.layout import LINE, Segment
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 18  # elements: few calls of a kernel, and a block of each vector is still in the cache for the next one
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(Struct, frozen=True):
     """One gradient and how it is to be applied.
 
     Attributes:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
+from msgspec import Struct
+
 from ps.journal import Record, WorkerExchanged
 from ps.messages import (
     LEDGER,
@@ -40,23 +42,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """Send these messages, all at once; go on with their answers, in the same order."""
 
     requests: tuple[tuple[Address, Message], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Compute:
+class Compute(Struct, frozen=True):
     """Compute this lease's gradient at the weights in `weights_N`; go on with a Gradient."""
 
     lease: Lease
     weights_N: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Struct, frozen=True):
     """Record in the worker's journal what the shards answered to one exchange; go on with None.
 
     Attributes:
@@ -78,8 +77,7 @@ class Note:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Gradient:
+class Gradient(Struct, frozen=True):
     """What a Compute came to. `gradient_N` is the driver's buffer, lent until the next Ask is answered or the
     next Compute begins.
 
@@ -227,8 +225,7 @@ class Link:
                 self.read = tuple(answer.reading for answer in done)
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """What a worker has to push at the end of a lease.
 
     Attributes:

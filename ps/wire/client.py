@@ -11,11 +11,11 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import torch
+from msgspec.structs import replace
 
 from ps.errors import PeerLost, PeerRefused, WireError
 from ps.messages import Exchange, Exchanged, Message, Read, ReadDone, Sample, Wire

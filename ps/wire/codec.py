@@ -1,6 +1,6 @@
 """Codec: messages and journal records to protobuf and back, and vectors to raw frames.
 
-A protobuf message has the name and the fields of its dataclass, so one pair of functions serves all of them. Only
+A protobuf message has the name and the fields of its Struct, so one pair of functions serves all of them. Only
 messages that carry vectors differ: their buffers travel as frames behind the envelope and are handed in again when the
 message is rebuilt.
 """
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from google.protobuf.message import DecodeError
+from msgspec import Struct
 
 from ps import journal, messages
 from ps.averager import AveragerStatus
@@ -46,9 +47,9 @@ _CLASSES |= {c.__name__: c for c in (ShardStatus, LedgerStatus, AveragerStatus)}
 
 def _encode(value: Any) -> Any:
     proto = getattr(pb, type(value).__name__)()
-    for field in fields(value):
-        if hasattr(proto, field.name):
-            _put(proto, field.name, getattr(value, field.name))
+    for name in value.__struct_fields__:
+        if hasattr(proto, name):
+            _put(proto, name, getattr(value, name))
     return proto
 
 
@@ -59,10 +60,10 @@ def _put(proto: Any, name: str, item: Any) -> None:
         prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", type(item).__name__).upper()
         setattr(proto, name, getattr(pb, f"{prefix}_{item.name}"))
     elif isinstance(item, tuple):
-        getattr(proto, name).extend([_encode(x) if hasattr(x, "__dataclass_fields__") else x for x in item])
+        getattr(proto, name).extend([_encode(x) if isinstance(x, Struct) else x for x in item])
     elif isinstance(item, dict):
         getattr(proto, name).update(item)
-    elif hasattr(item, "__dataclass_fields__"):
+    elif isinstance(item, Struct):
         getattr(proto, name).CopyFrom(_encode(item))
     else:
         setattr(proto, name, item)
@@ -81,34 +82,30 @@ def _enums(name: str) -> dict[str, dict[int, Enum]]:
 
 
 def _decode(proto: Any, **vectors: Any) -> Any:
-    """The dataclass of this protobuf message; `vectors` gives the fields that protobuf does not carry."""
+    """The Struct of this protobuf message; `vectors` gives the fields that protobuf does not carry."""
     name = proto.DESCRIPTOR.name
     cls = _CLASSES[name]
     enums = _enums(name)
     values = dict(vectors)
-    for field in fields(cls):
-        if field.name in values:
+    for field in cls.__struct_fields__:
+        if field in values:
             continue
-        item = getattr(proto, field.name)
-        if field.name in enums:
-            if item not in enums[field.name]:
-                raise WireError(
-                    f"{name}.{field.name}: got enum value {item}, expected one of {sorted(enums[field.name])}"
-                )
-            item = enums[field.name][item]
+        item = getattr(proto, field)
+        if field in enums:
+            if item not in enums[field]:
+                raise WireError(f"{name}.{field}: got enum value {item}, expected one of {sorted(enums[field])}")
+            item = enums[field][item]
         elif hasattr(item, "DESCRIPTOR"):
-            if not proto.HasField(field.name):
-                raise WireError(f"{name}.{field.name}: got none, expected one")
+            if not proto.HasField(field):
+                raise WireError(f"{name}.{field}: got none, expected one")
             item = _decode(item)
         elif hasattr(item, "keys"):
             item = dict(item)
         elif hasattr(item, "extend"):
             item = tuple(_decode(x) if hasattr(x, "DESCRIPTOR") else x for x in item)
-        elif proto.DESCRIPTOR.fields_by_name[field.name].containing_oneof is not None and not proto.HasField(
-            field.name
-        ):
+        elif proto.DESCRIPTOR.fields_by_name[field].containing_oneof is not None and not proto.HasField(field):
             item = None
-        values[field.name] = item
+        values[field] = item
     return cls(**values)
 
 

@@ -63,7 +63,7 @@ def _message(data: bytes) -> bytes:
 
 @cache
 def encoder(name: str) -> Encoder:
-    """What encodes the dataclass of this name as the protobuf message of the same name."""
+    """What encodes the Struct of this name as the protobuf message of the same name."""
     descriptor: Descriptor = getattr(pb, name).DESCRIPTOR
     known: dict[str, Any] = {
         "small": _SMALL, "number": _number, "zigzag": _zigzag, "text": _text, "message": _message,

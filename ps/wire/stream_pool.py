@@ -11,10 +11,10 @@ import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
+from msgspec.structs import replace
 
 from ps.errors import PeerLost
 from ps.messages import Exchange, Exchanged, Message, Read, ReadDone, Sample, Wire

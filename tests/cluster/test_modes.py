@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from cluster.copies import Copies
@@ -143,7 +144,7 @@ def test_a_round_that_was_changed_is_found(copies: Copies) -> None:
     at = next(i for i, r in enumerate(records) if isinstance(r, RoundApplied) and r.version == 7)
     changed = records[at]
     assert isinstance(changed, RoundApplied)
-    records[at] = replace(changed, rate=0.5)
+    records[at] = structs.replace(changed, rate=0.5)
     replay = replay_of(spec, journals, copies)
     replay.run()
     assert str(replay.differences[0]) == f"shard-0, record {at}: RoundApplied: rate: recorded 0.5, replayed 0.02"

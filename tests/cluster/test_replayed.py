@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from cluster.copies import Copies
@@ -154,7 +155,7 @@ def changed(journals: Journals, actor: str, kind: type[Record], nth: int, **valu
     """The journals with the nth record of a kind changed, and where that record is."""
     records = list(journals[actor])
     at = [i for i, record in enumerate(records) if isinstance(record, kind)][nth]
-    records[at] = replace(records[at], **values)  # type: ignore[arg-type]
+    records[at] = structs.replace(records[at], **values)  # type: ignore[arg-type]
     return journals | {actor: records}, at
 
 

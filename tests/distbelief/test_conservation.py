@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from cluster.model import SimulateSettings
 from distbelief.conservation import Conservation, complaint
@@ -74,7 +75,7 @@ def once(change: Callable[[PushHandled], PushHandled]) -> Callable[[Record], Rec
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_miscount_of_one_update_breaks_it(name: str) -> None:
-    verdict = checked(ran(name), once(lambda push: replace(push, staleness=push.staleness + 1)))
+    verdict = checked(ran(name), once(lambda push: structs.replace(push, staleness=push.staleness + 1)))
     assert verdict["holds"] is False
     assert verdict["staleness_and_ages"] == verdict["others_open"] + 1
     assert "staleness is not conserved" in complaint(verdict)
@@ -96,7 +97,7 @@ def test_an_update_that_the_worker_took_for_a_duplicate_counts_once() -> None:
 
     def doubted(record: Record) -> Record:
         if isinstance(record, WorkerExchanged) and record.lease == UPDATES // 2:
-            return replace(record, outcome=Outcome.DUPLICATE)
+            return structs.replace(record, outcome=Outcome.DUPLICATE)
         return record
 
     assert checked(run, doubted)["holds"] is True
@@ -116,7 +117,7 @@ def test_a_shard_that_went_back_decides_nothing() -> None:
         conservation.add(-1, record)
     opened = run.journals[Address(Role.SHARD, 0)][0]
     assert isinstance(opened, ShardOpened)
-    for record in [*run.journals[Address(Role.SHARD, 0)], replace(opened, incarnation=1)]:
+    for record in [*run.journals[Address(Role.SHARD, 0)], structs.replace(opened, incarnation=1)]:
         conservation.add(0, record)
     assert conservation.verdict()["holds"] is None
 

@@ -150,5 +150,5 @@ def test_a_tail_waits_for_the_rest_of_a_record_and_reads_the_newest(tmp_path: Pa
 
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_of_the_time_is_a_field(part: str) -> None:
-    assert f"{part}_seconds" in WorkerTimed.__dataclass_fields__
+    assert f"{part}_seconds" in WorkerTimed.__struct_fields__
     assert part in Spent.__dataclass_fields__

@@ -16,11 +16,12 @@ tau is what the shard journaled; the open pulls are counted here, from what the 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from ps.averager import Averager, AverageSettings

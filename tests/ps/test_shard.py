@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from ps.intervals import Interval
@@ -238,7 +239,7 @@ def test_the_status_tells_the_counts(make: Make) -> None:
     shard = make(every=1)
     for number, lease in enumerate([0, 1, 1, 2]):
         shard.handle(NOW, exchange(number, lease))
-    shard.handle(NOW, replace(exchange(9), shard=4))
+    shard.handle(NOW, structs.replace(exchange(9), shard=4))
     status = shard.status()
     assert (status.shard, status.incarnation, status.version, status.samples) == (0, 0, 3, 12)
     assert (status.duplicates, status.refused, status.skipped_samples, status.waiting_samples) == (1, 1, 1, 2)
@@ -252,7 +253,7 @@ def pushed(**changes: Any) -> Exchange:
     """An exchange that would be applied but for these changes to its push."""
     message = exchange(2, lease=6, version=1)
     assert message.push is not None
-    return replace(message, push=replace(message.push, **changes))
+    return structs.replace(message, push=structs.replace(message.push, **changes))
 
 
 def with_one(value: float) -> Tensor:
@@ -262,14 +263,14 @@ def with_one(value: float) -> Tensor:
 
 
 REFUSED = [
-    (replace(exchange(2, 6, 1), shard=1), Refusal.SHARD, "meant for shard 1, reached shard 0"),
-    (replace(exchange(2), shard=-1), Refusal.SHARD, "meant for shard -1, reached shard 0"),
+    (structs.replace(exchange(2, 6, 1), shard=1), Refusal.SHARD, "meant for shard 1, reached shard 0"),
+    (structs.replace(exchange(2), shard=-1), Refusal.SHARD, "meant for shard -1, reached shard 0"),
     (pushed(gradient_N=draw("g", 39)), Refusal.LENGTH, r"gradient has shape \(39,\), expected \(40,\)"),
     (pushed(gradient_N=draw("g").view(2, 20)), Refusal.LENGTH, r"gradient has shape \(2, 20\)"),
-    (replace(exchange(2), weights_N=torch.zeros(41)), Refusal.LENGTH, r"weights has shape \(41,\)"),
-    (replace(exchange(2, 6, 1), weights_N=torch.zeros(0)), Refusal.LENGTH, r"weights has shape \(0,\)"),
+    (structs.replace(exchange(2), weights_N=torch.zeros(41)), Refusal.LENGTH, r"weights has shape \(41,\)"),
+    (structs.replace(exchange(2, 6, 1), weights_N=torch.zeros(0)), Refusal.LENGTH, r"weights has shape \(0,\)"),
     (pushed(gradient_N=draw("g").double()), Refusal.DTYPE, "gradient is torch.float64, expected torch.float32"),
-    (replace(exchange(2), weights_N=torch.zeros(N).bfloat16()), Refusal.DTYPE, "weights is torch.bfloat16"),
+    (structs.replace(exchange(2), weights_N=torch.zeros(N).bfloat16()), Refusal.DTYPE, "weights is torch.bfloat16"),
     (pushed(read=()), Refusal.READINGS, "push names 0 readings, expected one for each of 1 shards"),
     (pushed(read=read(1, 1)), Refusal.READINGS, "push names 2 readings"),
     (pushed(read=(Reading(1, 1),)), Refusal.INCARNATION, "read from incarnation 1, this is 0: pull again"),

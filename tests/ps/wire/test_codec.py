@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
 from typing import Any, get_args
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from ps import journal, messages
@@ -235,7 +235,7 @@ def test_every_field_has_its_place_on_the_wire() -> None:
         Reading,
     ):
         known = {field.name for field in getattr(pb, cls.__name__).DESCRIPTOR.fields}
-        assert {field.name for field in fields(cls)} - in_frames <= known, cls.__name__
+        assert {*cls.__struct_fields__} - in_frames <= known, cls.__name__
 
 
 def test_every_enum_member_has_its_number() -> None:
