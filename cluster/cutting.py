@@ -8,8 +8,9 @@ The record is what makes it so: a run that is killed before it goes on as it was
 from __future__ import annotations
 
 import time  # noqa: TID251 -- the record says when
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from cluster.machines import build_ledger
 from ps.errors import RunFailed

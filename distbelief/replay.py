@@ -16,13 +16,13 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from msgspec.structs import replace
+from msgspec import structs
 from torch import Tensor
 
 from cluster.copies import Copies
@@ -124,7 +124,7 @@ def _opened(run: Path) -> tuple[Recording, Draft]:
         )
     drafted = draft(config)
     mine = build_ledger(drafted.spec).opened(0.0)
-    theirs = replace(recording.opened, now=0.0, seed=mine.seed)  # another seed is a difference, not another run
+    theirs = structs.replace(recording.opened, now=0.0, seed=mine.seed)  # another seed is a difference, not another run
     if mine != theirs:
         raise RunFailed(f"{run}: config.toml and data are not those of the journals: {unlike(theirs, mine)}")
     return recording, drafted
