@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace as changed
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace as changed
 
 from distbelief import cli, rundir
 from distbelief.replay import replay
