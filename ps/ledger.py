@@ -329,6 +329,8 @@ class Ledger:
                 return  # its round was closed without it
             self._book.settle(done.lease)
             self._rounds.stage(replace(done, read=lease.read if lease else 0))
+        else:
+            self._book.settle(done.lease)  # it waits for its round already
 
     def _finish(self, now: float, done: StagedLease, out: Outbox) -> None:
         """Every shard has applied the lease."""
