@@ -31,6 +31,11 @@ _IN_ROUNDS = ("softsync", "sync", "backup")
 class Gate:
     """Async: whoever asks may go on. The base of the others, which say where they differ."""
 
+    @property
+    def position(self) -> object:
+        """Where the gate stands: as long as this stays the same, whoever it held up is held up still."""
+        return None
+
     def entered(self, worker: int) -> None:
         """A worker is there. Told once for each."""
 
@@ -56,6 +61,10 @@ class Bounded(Gate):
         self._clocks: dict[int, int] = {}
         self._at: Counter[int] = Counter()  # clock -> workers that show it
         self._least = 0
+
+    @property
+    def position(self) -> object:
+        return self._least
 
     def entered(self, worker: int) -> None:
         self._clocks[worker] = self._least
@@ -89,6 +98,10 @@ class WarmStart(Gate):
         self._left = leases
         self._inner = inner
         self._alone: int | None = None
+
+    @property
+    def position(self) -> object:
+        return self._left > 0, self._alone, self._inner.position
 
     def entered(self, worker: int) -> None:
         self._inner.entered(worker)

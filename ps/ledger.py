@@ -186,6 +186,8 @@ class Ledger:
         self._book = LeaseBook(plan)
         self._workers: dict[int, _Worker] = {}
         self._line: deque[int] = deque()  # workers in waiting, longest first
+        self._held_up: list[int] = []  # likewise: those that the gate held up when it stood there
+        self._gate_stood: object = None
         self._inquiries = Inquiries(shards)
         self._numbers = count(1)  # of what the shards are asked and told
         self._incarnations = [0] * shards
@@ -395,8 +397,9 @@ class Ledger:
         self._lost_workers.add(worker)
         self._workers.pop(worker, None)
         self._gate.left(worker)
-        if worker in self._line:
-            self._line.remove(worker)
+        for line in (self._line, self._held_up):
+            if worker in line:
+                line.remove(worker)
 
     def _tick(self, now: float, out: Outbox) -> None:
         outstanding = self._book.outstanding
@@ -636,15 +639,19 @@ class Ledger:
             self._stop(now, Ending.COMPLETED, "", out)
         if self._ending is None and self._resting and self._at_rest:
             self._stop(now, Ending.AT_REST, "", out)
+        if self._gate.position != self._gate_stood:
+            self._gate_stood = self._gate.position
+            self._release()
         if self._ending is not None:
+            self._release()
             while self._line:
                 worker = self._line.popleft()
                 self._answer(worker, NoMoreLeases(self._workers[worker].number, self._ending.value), out)
             return
         if self._unheard:
             return
-        held_up = self._serve_line(now, False, out)
-        if held_up and self._book.returned and not self._book.outstanding:
+        self._serve_line(now, False, out)
+        if self._held_up and self._book.returned and not self._book.outstanding:
             self._serve_line(now, True, out)  # whoever else could look at what came back waits for these
 
     @property
@@ -654,25 +661,28 @@ class Ledger:
             return False
         return not self._book.returned if self._rounds is None else self._rounds.at_rest
 
-    def _serve_line(self, now: float, again: bool, out: Outbox) -> bool:
-        """Grant what may be granted. `again`: also what the worker found not finite. Returns whether the gate held
-        somebody up.
-        """
-        held_up, kept = False, 0
+    def _release(self) -> None:
+        """Who was held up is asked again."""
+        if self._held_up:
+            self._line = deque(sorted([*self._held_up, *self._line], key=lambda worker: self._workers[worker].asked))
+            self._held_up.clear()
+
+    def _serve_line(self, now: float, again: bool, out: Outbox) -> None:
+        """Grant what may be granted. `again`: also what the worker found not finite."""
+        kept = 0
         for _ in range(len(self._line)):
             full = self._rounds is not None and not self._rounds.may_grant(len(self._book.outstanding))
             if full or not self._book.to_grant:
                 self._line.rotate(kept)  # those who had their turn are longest in line still
-                return held_up and not full
+                return
             worker = self._line.popleft()
-            opens = self._gate.opens(worker)
-            held_up |= not opens
-            if not opens or (found := self._take(worker, again)) is None:
+            if not self._gate.opens(worker):
+                self._held_up.append(worker)
+            elif (found := self._take(worker, again)) is None:
                 self._line.append(worker)  # a whole turn keeps the order
                 kept += 1
-                continue
-            self._grant(now, worker, found, out)
-        return held_up
+            else:
+                self._grant(now, worker, found, out)
 
     def _take(self, worker: int, again: bool) -> int | None:
         """The next lease for this worker: returned ones first, but none that it found not finite if others can look."""

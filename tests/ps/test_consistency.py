@@ -365,6 +365,25 @@ def test_whom_the_bound_held_is_told_to_pull_again() -> None:
     assert granted(machine.handle(2.0, NextLease(1, 2, done(1)))) == [(0, 2, 0, True), (1, 3, 0, False)]
 
 
+def test_whom_the_bound_held_is_asked_again_when_the_slowest_is_done_and_not_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So a request does not cost more the more workers wait."""
+    asked: list[int] = []
+    opens = Bounded.opens
+    monkeypatch.setattr(Bounded, "opens", lambda gate, worker: asked.append(worker) or opens(gate, worker))
+    machine = Ledger(LeasePlan(80, 2, 1, 7), 1, LedgerSettings(60.0), 20, ConsistencySettings("bounded", bound=0))
+    for index in range(20):
+        machine.handle(0.0, NextLease(index, 1, None))
+    asked.clear()
+    for index in range(19, 0, -1):
+        assert granted(machine.handle(1.0, NextLease(index, 2, done(index)))) == []
+    assert asked == list(range(19, 0, -1))
+    machine.handle(1.0, WorkerLost(7))
+    out = granted(machine.handle(2.0, NextLease(0, 2, done(0))))
+    assert [worker for worker, *_ in out] == [*(index for index in range(19, 0, -1) if index != 7), 0]
+
+
 def test_a_lease_not_finite_is_looked_at_again_by_the_only_one_that_the_bound_lets_go_on() -> None:
     plan = LeasePlan(examples=4, batch_size=2, epochs=1, seed=7)
     machine = Ledger(plan, 1, LedgerSettings(60.0), 2, ConsistencySettings("bounded", bound=0))

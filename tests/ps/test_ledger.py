@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
+from ps.book import Outstanding
 from ps.errors import BadInput
 from ps.journal import (
     LeaseDiscarded,
@@ -56,11 +58,11 @@ def check_invariants(ledger: Ledger) -> None:
     everywhere = sorted([*finished, *book.outstanding, *book.returned, *ungranted])
     assert everywhere == list(range(ledger._plan.leases)), "every lease is in exactly one place"
     waiting = [worker for worker, state in ledger._workers.items() if state.waiting]
-    assert sorted(ledger._line) == sorted(waiting)
+    assert sorted([*ledger._line, *ledger._held_up]) == sorted(waiting)
     assert all(state.lease is None for state in ledger._workers.values() if state.waiting)
     assert all(state.answer is None for state in ledger._workers.values() if state.waiting)
     assert all(not lease.inquiry or lease.inquiry in ledger._inquiries for lease in book.outstanding.values())
-    assert ledger._ending is None or not ledger._line
+    assert ledger._ending is None or not (ledger._line or ledger._held_up)
     assert all(lease not in book.finished for lease in book.not_finite)
 
 
@@ -183,6 +185,23 @@ def test_an_older_number_is_a_zombie_and_gets_no_answer(make: Make) -> None:
     status = ledger.status()
     assert ledger.handle(1.0, NextLease(0, 4, done(0))) == []
     assert ledger.status() == status
+
+
+class Sealed(dict[int, Outstanding]):
+    """Leases that may be looked up, and not looked through."""
+
+    def items(self) -> NoReturn:
+        raise AssertionError("a request looked at every lease that is out")
+
+    keys = values = __iter__ = items
+
+
+def test_a_request_does_not_look_at_every_lease_that_is_out() -> None:
+    ledger = Ledger(PLAN, 2, SETTINGS, 4)
+    grant_all(ledger, 3)
+    ledger._book.outstanding = Sealed(ledger._book.outstanding)
+    ledger.handle(1.0, NextLease(0, 2, done(0)))
+    assert ledger.handle(1.0, NextLease(1, 2, None))[1:3] == to_shards(1, 1), "it still holds lease 1"
 
 
 def test_who_asks_when_nothing_is_to_be_had_waits_in_line(make: Make) -> None:
