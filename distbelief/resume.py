@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from msgspec import structs
 
 from cluster.logs import logging_to
 from cluster.machines import build_ledger
@@ -87,23 +88,23 @@ def resume(
 
 def _prepare(run: Path, workers: int | None, shards: int | None) -> tuple[Config, Prepared, float]:
     """The run as it goes on, and when it was begun."""
+    for option, count in (("--workers", workers), ("--shards", shards)):
+        require(count is None or count >= 1, option, count, "at least 1")
     config = rundir.config_of(run)
     if (by := _ended_by(run)) in OVER:
         raise BadInput(f"run: got {run}, which has {by}; expected one that was interrupted, killed or stopped early")
     opened = openings(run / rundir.JOURNAL)
     cluster = replace(config.cluster, shards=opened[-1].shards)  # config.toml has the first
     if workers is not None:
-        require(workers >= 1, "--workers", workers, "at least 1")
         cluster = replace(cluster, workers=workers)
     if shards is not None:
-        require(shards >= 1, "--shards", shards, "at least 1")
         cluster = replace(cluster, shards=shards)
     config = replace(config, cluster=cluster)
     config.check()
     config = anchored(config)
     drafted = draft(config)
     first = opened[0]
-    mine = replace(build_ledger(drafted.spec).opened(first.now), workers=first.workers, shards=first.shards)
+    mine = structs.replace(build_ledger(drafted.spec).opened(first.now), workers=first.workers, shards=first.shards)
     if mine != first:
         raise RunFailed(f"{run}: config.toml and data are not those of the journals: {unlike(first, mine)}")
     load(config.data, "test")
