@@ -6,11 +6,11 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from distbelief.rundir import JOURNAL, SUMMARY
 from distbelief.summary import Account, Outcomes, summarise
@@ -318,7 +318,7 @@ def test_shards_that_were_cut_anew_have_what_those_had_before(tmp_path: Path) ->
     """Two shards with leases 0 and 1, then one that applies 2 and comes back once."""
     two = [pushed(102.0, 0, 0), pushed(103.0, 1, 0)]
     cut = ShardOpened(110.0, 0, 1, 0, 2, 20, 32, "", 3, cut=1)
-    back = replace(cut, now=112.0, incarnation=1)
+    back = structs.replace(cut, now=112.0, incarnation=1)
     journals = {
         "shard-0": [opened(0), *two, cut, pushed(111.0, 2, 1), back, pushed(113.0, 2, 1), pushed(114.0, 3, 1)],
         "shard-1": [opened(1), *two],

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from PIL import Image
 
 from ps.errors import BadInput
@@ -91,7 +92,7 @@ def test_only_data_and_lease_enter() -> None:
     batches.batch(PLAN.lease(0, 0, 0.0))
     batches.batch(PLAN.lease(120, 0, 0.0))  # three epochs: the first order has been forgotten
     assert digest(batches.batch(lease)) == expected
-    assert digest(digits().batch(replace(lease, attempt=3, deadline=99.0))) == expected
+    assert digest(digits().batch(structs.replace(lease, attempt=3, deadline=99.0))) == expected
     assert digest(digits(seed=6).batch(lease)) != expected
     assert digest(batches.batch(PLAN.lease(51, 0, 0.0))) != expected
 
