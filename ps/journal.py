@@ -2,6 +2,9 @@
 
 A record says what happened, never a gradient: replay recomputes that from the lease. Times are the driver's clock in
 seconds. Shards share no state, so each one's own order, with what every pull read, is enough to run everything again.
+
+On disk a record is an array: its kind's number (`tag`), then its fields in their order. So a kind may get a field at
+its end, with a default that older journals mean; its number and its other fields stay what they are.
 """
 
 from __future__ import annotations
@@ -11,7 +14,18 @@ from msgspec import Struct
 from ps.messages import Outcome, Reading, Refusal, Wire
 
 
-class ShardOpened(Struct, frozen=True):
+class Entry(Struct, frozen=True, array_like=True):
+    """What all records are."""
+
+
+class Header(Struct, frozen=True, array_like=True):
+    """What every journal begins with: whose it is."""
+
+    run: str
+    actor: str
+
+
+class ShardOpened(Entry, frozen=True, tag=2):
     """A shard began (or came back): `elements` parameters at `version`, of which `samples` examples were applied.
 
     `weights_sha256`: hexadecimal, of the float32 weights, little-endian; `snapshot`: number of the one that it came
@@ -30,7 +44,7 @@ class ShardOpened(Struct, frozen=True):
     cut: int = 0
 
 
-class ShardSaved(Struct, frozen=True):
+class ShardSaved(Entry, frozen=True, tag=21):
     """A shard's state, as of here, became part of this snapshot. `waiting`: versions that the averager had not got."""
 
     now: float
@@ -39,7 +53,7 @@ class ShardSaved(Struct, frozen=True):
     waiting: tuple[int, ...] = ()
 
 
-class AveragerOpened(Struct, frozen=True):
+class AveragerOpened(Entry, frozen=True, tag=22):
     """The averager began, or came back from this snapshot (0: its beginning). `cut`: as of ShardOpened."""
 
     now: float
@@ -47,14 +61,14 @@ class AveragerOpened(Struct, frozen=True):
     cut: int = 0
 
 
-class AveragerSaved(Struct, frozen=True):
+class AveragerSaved(Entry, frozen=True, tag=23):
     """The averager's state, as of here, became part of this snapshot."""
 
     now: float
     snapshot: int
 
 
-class LedgerOpened(Struct, frozen=True):
+class LedgerOpened(Entry, frozen=True, tag=16):
     """The ledger began: the plan that leases are cut from, and how many will work on it. `resumed`: the run was over,
     and is taken up without the workers that it had; `cut`: as of ShardOpened.
     """
@@ -71,7 +85,7 @@ class LedgerOpened(Struct, frozen=True):
     cut: int = 0
 
 
-class Arithmetic(Struct, frozen=True):
+class Arithmetic(Entry, frozen=True, tag=17):
     """What decides the bits that this actor computes, beside its inputs.
 
     Attributes:
@@ -90,7 +104,7 @@ class Arithmetic(Struct, frozen=True):
     data: str
 
 
-class PushHandled(Struct, frozen=True):
+class PushHandled(Entry, frozen=True, tag=3):
     """A shard handled an exchange that carried a push.
 
     Attributes:
@@ -116,7 +130,7 @@ class PushHandled(Struct, frozen=True):
     wire: Wire = Wire.FLOAT32
 
 
-class RoundApplied(Struct, frozen=True):
+class RoundApplied(Entry, frozen=True, tag=18):
     """A shard applied the staged gradients of a round as one update.
 
     Attributes:
@@ -139,7 +153,7 @@ class RoundApplied(Struct, frozen=True):
     version: int
 
 
-class PullHandled(Struct, frozen=True):
+class PullHandled(Entry, frozen=True, tag=4):
     """A shard handled an exchange that only pulled."""
 
     now: float
@@ -149,7 +163,7 @@ class PullHandled(Struct, frozen=True):
     wire: Wire = Wire.FLOAT32
 
 
-class ExchangeRefused(Struct, frozen=True):
+class ExchangeRefused(Entry, frozen=True, tag=5):
     """A shard refused an exchange before its first write. `lease` is -1 for a pull."""
 
     now: float
@@ -159,21 +173,21 @@ class ExchangeRefused(Struct, frozen=True):
     refusal: Refusal
 
 
-class SampleSent(Struct, frozen=True):
+class SampleSent(Entry, frozen=True, tag=6):
     """A shard copied this version for the averager."""
 
     now: float
     version: int
 
 
-class SampleSkipped(Struct, frozen=True):
+class SampleSkipped(Entry, frozen=True, tag=7):
     """A shard could not copy this version for the averager: two copies were still waiting."""
 
     now: float
     version: int
 
 
-class LeaseGranted(Struct, frozen=True):
+class LeaseGranted(Entry, frozen=True, tag=8):
     """The ledger granted a lease."""
 
     now: float
@@ -184,7 +198,7 @@ class LeaseGranted(Struct, frozen=True):
     deadline: float
 
 
-class LeaseFinished(Struct, frozen=True):
+class LeaseFinished(Entry, frozen=True, tag=9):
     """Every shard has the lease. `loss` is NaN and `worker` -1 where the shards said so after its worker was lost."""
 
     now: float
@@ -198,7 +212,7 @@ class LeaseFinished(Struct, frozen=True):
     auxiliary: tuple[float, ...] = ()
 
 
-class LeaseFailed(Struct, frozen=True):
+class LeaseFailed(Entry, frozen=True, tag=10):
     """A worker could not compute or deliver the lease's gradient."""
 
     now: float
@@ -209,7 +223,7 @@ class LeaseFailed(Struct, frozen=True):
     reason: str
 
 
-class LeaseDiscarded(Struct, frozen=True):
+class LeaseDiscarded(Entry, frozen=True, tag=19):
     """The lease's gradient was too stale, or its round was closed without it: it will be granted again."""
 
     now: float
@@ -218,7 +232,7 @@ class LeaseDiscarded(Struct, frozen=True):
     attempt: int
 
 
-class RoundOrdered(Struct, frozen=True):
+class RoundOrdered(Entry, frozen=True, tag=20):
     """The ledger told all shards to apply these leases as update `round`."""
 
     now: float
@@ -227,7 +241,7 @@ class RoundOrdered(Struct, frozen=True):
     keep: bool
 
 
-class LeaseReturned(Struct, frozen=True):
+class LeaseReturned(Entry, frozen=True, tag=11):
     """The lease was late, lost or failed, and some shard lacks it: it will be granted again."""
 
     now: float
@@ -235,14 +249,14 @@ class LeaseReturned(Struct, frozen=True):
     attempt: int
 
 
-class WorkerLeft(Struct, frozen=True):
+class WorkerLeft(Entry, frozen=True, tag=24):
     """The ledger was told that this worker is lost; its id is never used again."""
 
     now: float
     worker: int
 
 
-class WorkerQuarantined(Struct, frozen=True):
+class WorkerQuarantined(Entry, frozen=True, tag=41):
     """The ledger grants this worker nothing more: it found this lease's gradient not finite, and another did not."""
 
     now: float
@@ -250,7 +264,7 @@ class WorkerQuarantined(Struct, frozen=True):
     lease: int
 
 
-class ShardRejoined(Struct, frozen=True):
+class ShardRejoined(Entry, frozen=True, tag=25):
     """The ledger was told that a shard came back as this incarnation. Finished leases that it lost are returned."""
 
     now: float
@@ -259,14 +273,14 @@ class ShardRejoined(Struct, frozen=True):
     version: int
 
 
-class LedgerStopped(Struct, frozen=True):
+class LedgerStopped(Entry, frozen=True, tag=12):
     """No lease is granted from here on."""
 
     now: float
     reason: str
 
 
-class SampleAveraged(Struct, frozen=True):
+class SampleAveraged(Entry, frozen=True, tag=13):
     """The averager took in a shard's weights at this version (`counted` false: it had that version already)."""
 
     now: float
@@ -276,7 +290,7 @@ class SampleAveraged(Struct, frozen=True):
     counted: bool
 
 
-class WorkerExchanged(Struct, frozen=True):
+class WorkerExchanged(Entry, frozen=True, tag=14):
     """A worker's side of one exchange with one shard: what its pull read, and what became of its push (lease -1: it
     only pulled).
     """
@@ -290,7 +304,7 @@ class WorkerExchanged(Struct, frozen=True):
     reading: Reading
 
 
-class WorkerTimed(Struct, frozen=True):
+class WorkerTimed(Entry, frozen=True, tag=15):
     """Where a worker's time for one lease went, in seconds. `decode_seconds`: until its batch was there; little of it
     if the batch was read ahead.
     """
@@ -305,7 +319,7 @@ class WorkerTimed(Struct, frozen=True):
     exchange_seconds: float
 
 
-class FaultFired(Struct, frozen=True):
+class FaultFired(Entry, frozen=True, tag=40):
     """A planned fault struck this actor at one of its events (see cluster.faults). Written before it does.
 
     Attributes:

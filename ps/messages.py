@@ -233,7 +233,7 @@ class Inventory(Struct, frozen=True):
 # --- weights and gradients: worker and shard -------------------------------------------------------------------------
 
 
-class Reading(Struct, frozen=True):
+class Reading(Struct, frozen=True, array_like=True):
     """What a pull read at one shard: the version (applications so far) and the incarnation that counted it."""
 
     incarnation: int

@@ -1,4 +1,4 @@
-"""Codec: messages and journal records to protobuf and back, and vectors to raw frames.
+"""Codec: messages to protobuf and back, and vectors to raw frames.
 
 A protobuf message has the name and the fields of its Struct, so one pair of functions serves all of them. Only
 messages that carry vectors differ: their buffers travel as frames behind the envelope and are handed in again when the
@@ -18,7 +18,7 @@ import torch
 from google.protobuf.message import DecodeError
 from msgspec import Struct
 
-from ps import journal, messages
+from ps import messages
 from ps.averager import AveragerStatus
 from ps.errors import WireError
 from ps.ledger import LedgerStatus
@@ -35,9 +35,8 @@ Status = ShardStatus | LedgerStatus | AveragerStatus
 
 _CLASSES: dict[str, Any] = {
     name: value
-    for module in (messages, journal)
-    for name, value in vars(module).items()
-    if isinstance(value, type) and value.__module__ == module.__name__
+    for name, value in vars(messages).items()
+    if isinstance(value, type) and value.__module__ == messages.__name__
 }
 _CLASSES |= {c.__name__: c for c in (ShardStatus, LedgerStatus, AveragerStatus)}
 
@@ -204,22 +203,7 @@ def from_envelope(envelope: pb.Envelope, incoming_N: Tensor | None = None, outgo
     return message
 
 
-# --- records and status ----------------------------------------------------------------------------------------------
-
-
-def decode_record(body: bytes) -> journal.Record | pb.Header:
-    """A journal record from its body; the file's header as it is. Raises WireError for one it does not know."""
-    try:
-        proto = pb.Record.FromString(body)
-    except DecodeError as error:
-        raise WireError(f"got {len(body)} bytes that are no journal record: {error}") from error
-    name = proto.WhichOneof("record")
-    if name is None:
-        raise WireError("journal record of an unknown kind: written by a newer version of distbelief?")
-    if name == "header":
-        return proto.header
-    record: journal.Record = _decode(getattr(proto, name))
-    return record
+# --- status ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)

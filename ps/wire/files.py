@@ -1,4 +1,12 @@
-"""Files: journals that survive a crash at any byte, and files that appear whole or not at all."""
+"""Files: journals that survive a crash at any byte, and files that appear whole or not at all.
+
+    a journal   "DBJRNL02" | the header | record | record | ...
+    each        length of the body | CRC-32 of these four bytes | CRC-32 of the body | the body, as MessagePack
+
+Lengths and checksums are uint32, little-endian. A last record that a crash cut short, or left as zeros, is no part of
+the journal. MessagePack, and not the protocol's protobuf: from Python a record takes a microsecond to write and one to
+read, not four and twenty-five, and journals are all that a simulation writes and a replay reads.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +15,26 @@ import os
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from ps.errors import JournalDamaged, WireError
-from ps.journal import Record
-from ps.wire import parameter_server_pb2 as pb
-from ps.wire.codec import decode_record
-from ps.wire.records import encode_record, tag_of
+from msgspec import DecodeError
+from msgspec.msgpack import Decoder, Encoder
 
-MAGIC = b"DBJRNL01"
-FORMAT = 1
+from ps.errors import JournalDamaged
+from ps.journal import Header, Record
+
+_KIND = b"DBJRNL"
+MAGIC = _KIND + b"02"  # the format
 _FRAME = struct.Struct("<III")  # length of the body, CRC-32 of these four bytes, CRC-32 of the body
 _LENGTH = struct.Struct("<I")
 SUFFIX = ".journal"
+
+_encode = Encoder().encode
+_header = Decoder(Header).decode
+_record: Callable[[bytes], Record] = Decoder(Record).decode
 
 
 def _framed(body: bytes) -> bytes:
@@ -60,8 +72,7 @@ class JournalWriter:
         if again:
             os.ftruncate(self._file, end)
         if not end:
-            header = pb.Record(header=pb.Header(format=FORMAT, run=run, actor=actor))
-            self._write(MAGIC + _framed(header.SerializeToString()))
+            self._write(MAGIC + _framed(_encode(Header(run, actor))))
 
     def write(self, records: Iterable[Record]) -> None:
         """Append these records, all in one write."""
@@ -70,7 +81,7 @@ class JournalWriter:
             self._flush()
 
     def _flush(self) -> None:
-        data = b"".join([_framed(encode_record(record)) for record in self._waiting])
+        data = b"".join([_framed(_encode(record)) for record in self._waiting])
         self._waiting.clear()
         self._write(data)
 
@@ -96,21 +107,25 @@ def read_journal(path: Path) -> Iterator[Record]:
     Raises:
         JournalDamaged: Not a journal, of an unknown format, or damaged before its end.
     """
-    first = True
-    for at, body in _bodies(path):
-        try:
-            record = decode_record(body)
-        except WireError as error:
-            raise JournalDamaged(f"{path}: byte {at}: {error}") from error
-        if first != isinstance(record, pb.Header):
-            raise JournalDamaged(
-                f"{path}: byte {at}: got {type(record).__name__}, expected a header at the start and only there"
-            )
-        if not isinstance(record, pb.Header):
-            yield record
-        elif record.format != FORMAT:
-            raise JournalDamaged(f"{path}: journal format {record.format}, this program reads format {FORMAT}")
-        first = False
+    bodies = _bodies(path)
+    if (first := next(bodies, None)) is not None:
+        _opening(path, *first)
+    for at, body in bodies:
+        yield _known(path, at, body)
+
+
+def _opening(path: Path, at: int, body: bytes) -> Header:
+    try:
+        return _header(body)
+    except DecodeError as error:
+        raise JournalDamaged(f"{path}: byte {at}: got no header, expected one at the start: {error}") from error
+
+
+def _known(path: Path, at: int, body: bytes) -> Record:
+    try:
+        return _record(body)
+    except DecodeError as error:
+        raise JournalDamaged(f"{path}: byte {at}: got no record that this program knows: {error}") from error
 
 
 class JournalTail:
@@ -123,7 +138,7 @@ class JournalTail:
 
     def __init__(self, path: Path, kind: type) -> None:
         self._path = path
-        self._tag = tag_of(kind)
+        self._kind = kind
         self._at = len(MAGIC)
 
     def read(self, most: int) -> list[Record]:
@@ -131,19 +146,19 @@ class JournalTail:
         with self._path.open("rb") as file:
             file.seek(self._at)
             data = file.read()
-        bodies: deque[bytes] = deque(maxlen=most)
+        found: deque[Record] = deque(maxlen=most)
         at = 0
         while at + _FRAME.size <= len(data):
             length, length_check, _ = _FRAME.unpack_from(data, at)
             start, stop = at + _FRAME.size, at + _FRAME.size + length
             if _length_check(length) != length_check or stop > len(data):
                 break
-            if data.startswith(self._tag, start):
-                bodies.append(data[start:stop])
+            record = _known(self._path, self._at + at, data[start:stop])
+            if isinstance(record, self._kind):
+                found.append(record)
             at = stop
         self._at += at
-        found = [decode_record(body) for body in bodies]
-        return [record for record in found if not isinstance(record, pb.Header)]
+        return list(found)
 
 
 def _end(path: Path) -> int:
@@ -158,6 +173,9 @@ def _bodies(path: Path) -> Iterator[tuple[int, bytes]]:
     """Where each whole record begins, and its body. They end at a mismatch that only zeros follow: a torn tail."""
     data = path.read_bytes()
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        if data.startswith(_KIND):
+            theirs, ours = (magic.removeprefix(_KIND).decode("ascii", "replace") for magic in (data[:8], MAGIC))
+            raise JournalDamaged(f"{path}: journal format {theirs}, expected {ours}: written by another version")
         raise JournalDamaged(f"{path}: not a journal: begins with {data[:8]!r}, expected {MAGIC!r}")
     at = len(MAGIC)
     while at + _FRAME.size <= len(data):
@@ -182,10 +200,7 @@ def journals(folder: Path) -> list[Path]:
 def run_of(path: Path) -> str:
     """The run that a journal is of. Raises JournalDamaged if it does not say."""
     for at, body in _bodies(path):
-        record = decode_record(body)
-        if isinstance(record, pb.Header):
-            return record.run
-        raise JournalDamaged(f"{path}: byte {at}: got {type(record).__name__}, expected a header at the start")
+        return _opening(path, at, body).run
     raise JournalDamaged(f"{path}: got no header, expected one at the start")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, get_args
 
 import pytest
@@ -10,37 +9,9 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from ps import journal, messages
+from ps import messages
 from ps.averager import AveragerStatus
 from ps.errors import WireError
-from ps.journal import (
-    Arithmetic,
-    AveragerOpened,
-    AveragerSaved,
-    ExchangeRefused,
-    FaultFired,
-    LeaseDiscarded,
-    LeaseFailed,
-    LeaseFinished,
-    LeaseGranted,
-    LeaseReturned,
-    LedgerOpened,
-    LedgerStopped,
-    PullHandled,
-    PushHandled,
-    RoundApplied,
-    RoundOrdered,
-    SampleAveraged,
-    SampleSent,
-    SampleSkipped,
-    ShardOpened,
-    ShardRejoined,
-    ShardSaved,
-    WorkerExchanged,
-    WorkerLeft,
-    WorkerQuarantined,
-    WorkerTimed,
-)
 from ps.ledger import LedgerStatus
 from ps.messages import (
     LEDGER,
@@ -82,7 +53,6 @@ from ps.wire.codec import (
     FrameSink,
     Payload,
     Traffic,
-    decode_record,
     decode_status,
     decode_traffic,
     encode_status,
@@ -92,7 +62,6 @@ from ps.wire.codec import (
     payload,
     to_envelope,
 )
-from ps.wire.records import encode_record
 
 READ = (Reading(0, 0), Reading(2, 1 << 40))
 PLAIN = [
@@ -129,38 +98,6 @@ PLAIN = [
     ReadDone(3, 1, 12, 4),
 ]
 
-RECORDS = [
-    ShardOpened(0.5, 1, 4, 2, 7, 28, 1000, "ab" * 32, 12),
-    ShardSaved(0.5, 12, 7),
-    ShardSaved(0.5, 12, 7, (4, 6)),
-    AveragerOpened(0.5, 0),
-    AveragerSaved(0.5, 12),
-    WorkerLeft(0.5, 3),
-    ShardRejoined(0.5, 1, 2, 7),
-    LedgerOpened(0.5, 8, 2, 1437, 32, 3, (1 << 63) - 1),
-    LedgerOpened(0.5, 8, 2, 1437, 32, 3, 0, 4, True),
-    Arithmetic(0.5, "2.13.0+cpu", "13.0.0", "6.2", "AVX2", 1, "cd" * 32),
-    *[PushHandled(1.5, 3, 2, 9, 1, 32, READ, outcome, 0.01, 3, 8, True) for outcome in Outcome],
-    PushHandled(0.0, 0, 0, 0, 0, 0, (), Outcome.DUPLICATE, 0.0, -1, 0, False),
-    PullHandled(1.5, 3, 2, 8),
-    RoundApplied(1.5, (3, 4, 9), (0, 2, 0), 96, 4, True, 0.01, 8),
-    LeaseDiscarded(1.5, 3, 9, 1),
-    RoundOrdered(1.5, 8, (3, 4, 9), False),
-    *[ExchangeRefused(1.5, 3, 2, -1, refusal) for refusal in Refusal],
-    SampleSent(1.5, 8),
-    SampleSkipped(1.5, 8),
-    LeaseGranted(1.5, 3, 2, 9, 1, 61.5),
-    LeaseFinished(1.5, -1, 9, 1, 32, 0.25, 3, 1, (0.5, 0.75)),
-    LeaseFailed(1.5, 3, 9, 1, False, "loss nan"),
-    LeaseReturned(1.5, 9, 1),
-    LedgerStopped(1.5, "diverged"),
-    SampleAveraged(1.5, 1, 0, 8, True),
-    WorkerExchanged(1.5, 3, 2, 1, -1, Outcome.NONE, Reading(0, 0)),
-    WorkerTimed(1.5, 3, 9, 0.1, 0.2, 0.3, 0.4, 0.5),
-    WorkerQuarantined(1.5, 3, 9),
-    FaultFired(1.5, "shard-0", 9, "kill", "Exchange"),
-]
-
 STATUSES = [
     ShardStatus(1, 0, 9, 36, 0.1, 1, 2, 3, 2, {0: 1, 31: 8}),
     ShardStatus(0, 0, 0, 0, 0.0, 0, 0, 0, 0, {}, 4, 5),
@@ -181,27 +118,6 @@ def test_a_message_comes_back_equal(message: Message) -> None:
     assert repr(again) == repr(message)  # 1 == True and 2 == 2.0, but they read differently
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=repr)
-def test_a_record_comes_back_equal(record: journal.Record) -> None:
-    again = decode_record(encode_record(record))
-    assert again == record
-    assert repr(again) == repr(record)
-
-
-@pytest.mark.parametrize("record", RECORDS, ids=repr)
-def test_a_record_is_encoded_as_protobuf_would(record: journal.Record) -> None:
-    body = encode_record(record)
-    assert pb.Record.FromString(body).SerializeToString() == body
-
-
-@pytest.mark.parametrize("bits", [0, 7, 13, 14, 15, 21, 28, 35, 42, 62])
-def test_numbers_of_every_length_are_encoded_as_protobuf_would(bits: int) -> None:
-    for number in ((1 << bits) - 1, 1 << bits, -(1 << bits)):
-        body = encode_record(SampleSent(1.5, number))
-        assert pb.Record.FromString(body).SerializeToString() == body
-        assert decode_record(body) == SampleSent(1.5, number)
-
-
 @pytest.mark.parametrize("status", STATUSES, ids=repr)
 def test_a_status_comes_back_equal(status: Any) -> None:
     reply = pb.StatusReply.FromString(encode_status(status, Traffic(3, 4, 5)).SerializeToString())
@@ -209,16 +125,9 @@ def test_a_status_comes_back_equal(status: Any) -> None:
     assert decode_traffic(reply) == Traffic(3, 4, 5)
 
 
-def test_not_a_number_stays_not_a_number() -> None:
-    again = decode_record(encode_record(LeaseFinished(1.5, -1, 9, 1, 32, math.nan, 0, 0)))
-    assert isinstance(again, LeaseFinished)
-    assert math.isnan(again.loss)
-
-
-def test_every_message_record_and_enum_member_has_its_case() -> None:
+def test_every_message_has_its_case() -> None:
     vectors = {Exchange, Sample, Read}
     assert {type(message) for message in PLAIN} | vectors == set(get_args(messages.Message))
-    assert {type(record) for record in RECORDS} == set(get_args(journal.Record))
 
 
 def test_every_field_has_its_place_on_the_wire() -> None:
@@ -226,7 +135,6 @@ def test_every_field_has_its_place_on_the_wire() -> None:
     in_frames = {"weights_N", "gradient_N", "out_N", "outcome"}  # NextLease.outcome is a oneof
     for cls in (
         *get_args(messages.Message),
-        *get_args(journal.Record),
         Lease,
         Finished,
         Failed,
@@ -379,16 +287,6 @@ def test_an_answer_that_would_go_to_a_journal_is_refused() -> None:
     envelope = to_envelope(Read(Address(Role.JOURNAL), 1, 0, vector()))
     with pytest.raises(WireError, match=r"Read\.reader: got a journal, expected an actor"):
         from_envelope(envelope, None, vector())
-
-
-def test_an_unknown_record_is_refused() -> None:
-    with pytest.raises(WireError, match="unknown kind: written by a newer version"):
-        decode_record(b"\xfa\x07\x00")
-
-
-def test_bytes_that_are_no_record_are_refused() -> None:
-    with pytest.raises(WireError, match="got 1 bytes that are no journal record"):
-        decode_record(b"\xff")
 
 
 def test_an_empty_status_is_refused() -> None:

@@ -7,12 +7,12 @@ import zlib
 from pathlib import Path
 
 import pytest
+from msgspec import msgpack
 
 from ps.errors import JournalDamaged
 from ps.journal import PullHandled, Record, SampleSent
-from ps.wire import parameter_server_pb2
+from ps.messages import Wire
 from ps.wire.files import (
-    FORMAT,
     MAGIC,
     SUFFIX,
     JournalWriter,
@@ -22,7 +22,6 @@ from ps.wire.files import (
     run_of,
     write_whole,
 )
-from ps.wire.records import encode_record
 
 RECORDS: list[Record] = [PullHandled(0.5 * i, i % 3, i, 7 * i) for i in range(5)]
 
@@ -52,17 +51,12 @@ def edges(path: Path) -> list[int]:
 
 
 def framed(body: bytes) -> bytes:
-    """A record as ps/wire/parameter_server.proto describes it, written out anew."""
+    """A record as ps/wire/files.py describes it, written out anew."""
     length = len(body).to_bytes(4, "little")
     return length + zlib.crc32(length).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little") + body
 
 
-def header(format: int = FORMAT) -> bytes:
-    return framed(
-        parameter_server_pb2.Record(
-            header=parameter_server_pb2.Header(format=format, run="run-1", actor="shard-0")
-        ).SerializeToString()
-    )
+HEADER = framed(msgpack.encode(["run-1", "shard-0"]))
 
 
 def test_records_come_back_in_order(path: Path) -> None:
@@ -81,8 +75,9 @@ def test_records_written_one_by_one_are_the_same_bytes(path: Path, tmp_path: Pat
     assert other.read_bytes() == path.read_bytes()
 
 
-def test_the_bytes_are_those_that_the_proto_describes(path: Path) -> None:
-    assert path.read_bytes().startswith(b"DBJRNL01" + header())
+def test_the_bytes_are_those_that_are_described(path: Path) -> None:
+    bodies = [[4, 0.5 * i, i % 3, i, 7 * i, "float32"] for i in range(5)]
+    assert path.read_bytes() == b"DBJRNL02" + HEADER + b"".join(framed(msgpack.encode(body)) for body in bodies)
 
 
 def test_a_journal_is_never_written_over(path: Path) -> None:
@@ -124,7 +119,7 @@ def test_a_byte_that_flipped_anywhere_before_the_last_record_is_damage(path: Pat
     for at in range(edges(path)[-2]):
         for flip in (0x01, 0x80):
             path.write_bytes(data[:at] + bytes([data[at] ^ flip]) + data[at + 1 :])
-            with pytest.raises(JournalDamaged, match=r"does not match its checksum|not a journal"):
+            with pytest.raises(JournalDamaged, match=r"does not match its checksum|not a journal|journal format"):
                 list(read_journal(path))
 
 
@@ -145,38 +140,52 @@ def test_a_record_whose_length_flipped_is_damage_even_at_the_end(path: Path) -> 
 # --- what is no journal ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [b"{", b"DBJRNL02", b"DBJRNX", b"\x00" * 64])
+@pytest.mark.parametrize("data", [b"{", b"DBJRNX", b"\x00" * 64])
 def test_another_file_is_no_journal(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x"
     path.write_bytes(data)
-    with pytest.raises(JournalDamaged, match=r"x: not a journal: begins with .*, expected b'DBJRNL01'"):
+    with pytest.raises(JournalDamaged, match=r"x: not a journal: begins with .*, expected b'DBJRNL02'"):
         list(read_journal(path))
 
 
 def test_another_format_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    path.write_bytes(MAGIC + header(FORMAT + 1))
-    with pytest.raises(JournalDamaged, match="journal format 2, this program reads format 1"):
+    path.write_bytes(b"DBJRNL01" + HEADER)
+    with pytest.raises(JournalDamaged, match="journal format 01, expected 02: written by another version"):
         list(read_journal(path))
 
 
-RECORD = framed(encode_record(SampleSent(1.0, 2)))
+RECORD = framed(msgpack.encode(SampleSent(1.0, 2)))
 
 
-@pytest.mark.parametrize(("data", "got"), [(RECORD, "SampleSent"), (header() + RECORD + header(), "Header")])
-def test_a_header_is_at_the_start_and_only_there(tmp_path: Path, data: bytes, got: str) -> None:
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (RECORD, "byte 8: got no header, expected one at the start"),
+        (HEADER + RECORD + HEADER, f"byte {8 + len(HEADER + RECORD)}: got no record that this program knows"),
+    ],
+)
+def test_a_header_is_at_the_start_and_only_there(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "x"
     path.write_bytes(MAGIC + data)
-    with pytest.raises(JournalDamaged, match=f"got {got}, expected a header at the start and only there"):
+    with pytest.raises(JournalDamaged, match=message):
         list(read_journal(path))
 
 
-@pytest.mark.parametrize("body", [b"", b"\xff", b"\xfa\x07\x00"])
+@pytest.mark.parametrize("body", [b"", b"\xff", msgpack.encode([99, 1.0]), msgpack.encode([6, 1.0, "two"])])
 def test_a_sound_record_that_says_nothing_known_is_damage(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "x"
-    path.write_bytes(MAGIC + header() + framed(body))
-    with pytest.raises(JournalDamaged, match=r"unknown kind|no journal record"):
+    path.write_bytes(MAGIC + HEADER + framed(body))
+    with pytest.raises(JournalDamaged, match="got no record that this program knows"):
         list(read_journal(path))
+
+
+def test_a_record_with_more_or_fewer_fields_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
+    """Kinds get fields at their end, with defaults."""
+    path = tmp_path / "x"
+    bodies = [[4, 0.5, 1, 2, 3], [4, 0.5, 1, 2, 3, "bfloat16", "of a later version"]]
+    path.write_bytes(MAGIC + HEADER + b"".join(framed(msgpack.encode(body)) for body in bodies))
+    assert list(read_journal(path)) == [PullHandled(0.5, 1, 2, 3), PullHandled(0.5, 1, 2, 3, Wire.BFLOAT16)]
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
