@@ -153,10 +153,12 @@ class JournalTail:
             start, stop = at + _FRAME.size, at + _FRAME.size + length
             if _length_check(length) != length_check or stop > len(data):
                 break
-            record = _known(self._path, self._at + at, data[start:stop])
+            where, at = self._at + at, stop
+            if where == len(MAGIC):
+                continue  # the header
+            record = _known(self._path, where, data[start:stop])
             if isinstance(record, self._kind):
                 found.append(record)
-            at = stop
         self._at += at
         return list(found)
 
