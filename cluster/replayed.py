@@ -365,7 +365,7 @@ class Replay:
         done = alone(self._pieces.steps, lease, self._weights_N, read, samples, self._gradient)
         self._copies.keep(("gradient", *attempt), done.gradient_N, self._applied_by[attempt])
         tally = done.tally
-        gradient = Gradient(tally.loss, tally.errors, tally.skipped, tally.finite, done.gradient_N)
+        gradient = Gradient(tally.means()[0], tally.errors, tally.skipped, tally.finite, done.gradient_N)
         if what := self._witnesses.of_gradient(attempt, gradient):
             self._differ(f"shard-{cursor.shard.index}", cursor.at, what)
 

@@ -26,6 +26,7 @@ from ps.journal import Record, WorkerTimed
 from ps.ledger import Ending
 from ps.messages import (
     AVERAGER,
+    JOURNAL,
     LEDGER,
     Address,
     Exchange,
@@ -171,7 +172,7 @@ class Simulation:
             message = self._vectors.arriving(message)
         records: list[Record] = []
         for address, item in actor.handle(self._agenda.now, message):
-            if address.role is Role.JOURNAL:
+            if address is JOURNAL:
                 records.append(cast("Record", item))
             elif address.role is Role.WORKER:
                 self._answer(actor, message, address.index, cast("Message", item))
@@ -185,7 +186,8 @@ class Simulation:
             actor = self._shards[to.index]
             with_vector = isinstance(message, Exchange) and message.push is not None
             seconds = actor.vector_seconds if with_vector else self._latency_seconds
-            self._agenda.after(seconds, self._queue, (actor, message))
+            arrive = self._queue if self._service_seconds else self._deliver
+            self._agenda.after(seconds, arrive, (actor, message))
         else:
             actor = self._ledger if to.role is Role.LEDGER else self._averager
             self._agenda.after(self._latency_seconds, self._deliver, (actor, message))
@@ -200,7 +202,7 @@ class Simulation:
     def _queue(self, letter: tuple[Actor, Message]) -> None:
         """A message reaches a shard, which serves exchanges one after the other."""
         actor, message = letter
-        if not self._service_seconds or not isinstance(message, Exchange):
+        if not isinstance(message, Exchange):
             self._deliver(letter)
             return
         now = self._agenda.now

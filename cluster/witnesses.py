@@ -58,7 +58,7 @@ class Witnesses:
             yield f"{named}: recorded from worker {push.worker}, the ledger granted it to {to}"
         if read != push.read:
             yield f"{named}: recorded as read at {_versions(push.read)}, another shard says {_versions(read)}"
-        count = self._plan.lease(*attempt, 0.0).count
+        count = self._plan.count(push.lease)
         if push.samples != count:
             yield f"{named}: recorded with {push.samples} examples, it has {count}"
         told = recording.exchanges.get((push.worker, push.number, shard))

@@ -203,7 +203,7 @@ def summarise(
     """
     account = Account.of(folder / JOURNAL)
     done = account.everywhere(facts["shards"], plan.leases)
-    samples = sum(plan.lease(id, 0, 0.0).count for id in done)
+    samples = sum(plan.count(id) for id in done)
     updated = account.updated
     updates = [updated[id] for id in done]
     training = account.training_seconds(updates)

@@ -258,7 +258,7 @@ class _Shard:
         named = _some("lease", list(leases))
         if max(leases) >= self.plan.leases:
             self.problem(f"{named} was applied, the plan has {self.plan.leases}")
-        elif samples != (count := sum(self.plan.lease(lease, 0, 0.0).count for lease in leases)):
+        elif samples != (count := sum(self.plan.count(lease) for lease in leases)):
             self.problem(f"{named} was applied with {samples} examples, it has {count}")
 
     def leases(self, cut: int) -> list[int]:
@@ -269,7 +269,7 @@ class _Shard:
     def count(self, leases: Counter[int]) -> ShardCount:
         """`leases`: how often each was applied, here or to the shards that this one was cut from."""
         held = [lease for lease in leases if lease < self.plan.leases]
-        examples = sum(self.plan.lease(lease, 0, 0.0).count for lease in held)
+        examples = sum(self.plan.count(lease) for lease in held)
         twice = leases.total() - len(leases)
         if twice:
             again = sorted(lease for lease, count in leases.items() if count > 1)

@@ -53,12 +53,16 @@ class LeasePlan:
         """Examples applied in a whole run, counted once per epoch."""
         return self.examples * self.epochs
 
+    def count(self, id: int) -> int:
+        """Examples in the lease with this id."""
+        size = self.batch_size * self.batches
+        return min(size, self.examples - id % self.leases_per_epoch * size)
+
     def lease(self, id: int, attempt: int, deadline: float) -> Lease:
         """The lease with this id."""
         epoch, place = divmod(id, self.leases_per_epoch)
         size = self.batch_size * self.batches
-        first = place * size
-        count = min(size, self.examples - first)
+        first, count = place * size, self.count(id)
         return Lease(id, attempt, epoch, first, count, count / size, deadline)
 
     def parts(self, lease: Lease) -> tuple[Lease, ...]:

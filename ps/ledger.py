@@ -306,15 +306,20 @@ class Ledger:
             self._gate.finished(worker)
         if not 0 <= done.lease < self._book.ungranted or done.lease in self._book.finished:
             return
-        told = dict(enumerate(done.incarnations))
-        if any(told.get(shard, 0) < known for shard, known in enumerate(self._incarnations)):
+        if any(self._incarnations) and self._lost_since(done):
             if self._book.holds(worker, done.lease, done.attempt):
                 self._inquire(now, [done.lease], out, blameless=True)
             return
-        for suspect in self._book.not_finite.get(done.lease, set()) - {worker}:
-            self._quarantine(now, suspect, done.lease, out)
+        for suspect in self._book.not_finite.get(done.lease, ()):
+            if suspect != worker:
+                self._quarantine(now, suspect, done.lease, out)
         word = StagedLease(worker, done.lease, done.attempt, done.loss, done.errors, done.skipped, 0, done.auxiliary)
         self._arrived(now, word, out)
+
+    def _lost_since(self, done: Finished) -> bool:
+        """Whether a shard has lost its memory since it said that it has the lease."""
+        told = dict(enumerate(done.incarnations))
+        return any(told.get(shard, 0) < known for shard, known in enumerate(self._incarnations))
 
     def _arrived(self, now: float, done: StagedLease, out: Outbox) -> None:
         """Every shard has the lease's gradient, applied or staged."""
@@ -337,7 +342,7 @@ class Ledger:
     def _finish(self, now: float, done: StagedLease, out: Outbox) -> None:
         """Every shard has applied the lease."""
         self._book.settle(done.lease)
-        samples = self._plan.lease(done.lease, done.attempt, 0.0).count
+        samples = self._plan.count(done.lease)
         record = LeaseFinished(
             now, done.worker, done.lease, done.attempt, samples, done.loss, done.errors, done.skipped, done.auxiliary
         )
@@ -492,7 +497,7 @@ class Ledger:
         """Some shard lacks this lease; return whether it was finished."""
         if not self._book.finished.discard(id):
             return False
-        self._samples -= self._plan.lease(id, 0, 0.0).count
+        self._samples -= self._plan.count(id)
         self._skipped.pop(id, None)
         return True
 

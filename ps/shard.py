@@ -130,6 +130,7 @@ class Shard:
     ) -> None:
         self.index = index
         self.shards = shards
+        self.elements = weights_N.numel()
         self._openings: tuple[int, ...] = (0,)  # the version at which each incarnation began
         self.version = 0
         self.samples = 0
@@ -145,10 +146,6 @@ class Shard:
         self._correction = correction or Correction()
         self._staging = staging
         self._samples = Samples(sample_every)
-
-    @property
-    def elements(self) -> int:
-        return self._vectors.w_N.numel()
 
     @property
     def _w_N(self) -> Tensor:
@@ -311,7 +308,7 @@ class Shard:
                 continue
             if buffer_N.dtype is not torch.float32:
                 return Refusal.DTYPE, f"{name} is {buffer_N.dtype}, expected torch.float32"
-            if tuple(buffer_N.shape) != (self.elements,):
+            if buffer_N.shape != (self.elements,):
                 return Refusal.LENGTH, f"{name} has shape {tuple(buffer_N.shape)}, expected ({self.elements},)"
         if (push := message.push) is None:
             return None
@@ -334,7 +331,8 @@ class Shard:
                 Refusal.INCARNATION,
                 f"read from incarnation {read.incarnation}, this is {self.incarnation}: pull again",
             )
-        if read.version > (lost := min(self._openings[read.incarnation + 1 :], default=read.version)):
+        later = self._openings[read.incarnation + 1 :]
+        if later and read.version > (lost := min(later)):
             return (
                 Refusal.INCARNATION,
                 f"read version {read.version} of incarnation {read.incarnation}, of which those after {lost} are lost: "

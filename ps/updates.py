@@ -11,7 +11,7 @@ Shape suffix: N = parameters held by this shard.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -94,14 +94,14 @@ class Vectors:
             self.settle()
 
 
-def apply(segments: Iterable[Segment], w_N: Tensor, slots: tuple[Tensor, ...], updates: Sequence[Update]) -> None:
+def apply(segments: Sequence[Segment], w_N: Tensor, slots: tuple[Tensor, ...], updates: Sequence[Update]) -> None:
     """Make these updates, in their order: each one's rule on every segment, at the segment's own rate and decay.
 
     Args:
         segments: `Layout.segments` of this shard.
         w_N, slots: float32, contiguous, the shard's; updated in place.
     """
-    compiled = kernel.serves(w_N, updates)
+    compiled = bool(segments) and kernel.serves(w_N, updates)
     for segment in segments:
         steps = [
             Step(each.rate * segment.rate_multiplier, each.weight_decay * segment.decay_multiplier, each.number)

@@ -26,7 +26,7 @@ def arithmetic(now: float, threads: int, dataset: Dataset | None = None) -> Arit
     reads = dataset is not None
     return Arithmetic(
         now,
-        torch.__version__,
+        str(torch.__version__),
         PIL.__version__ if reads else "",
         str(features.version("jpg")) if reads else "",
         _processor(),

@@ -11,7 +11,7 @@ Shape suffix: N = parameters of the model, all shards together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -121,18 +121,8 @@ class Tally:
         self.skipped += gradient.skipped
         self.finite &= gradient.finite
 
-    @property
-    def loss(self) -> float:
-        """Mean main loss of the examples, 0 if there were none."""
-        return self._means()[0]
-
-    @property
-    def auxiliary(self) -> tuple[float, ...]:
-        """Likewise of the auxiliary heads."""
-        return self._means()[1:]
-
-    def _means(self) -> tuple[float, ...]:
-        """Over the examples; those of a single batch to the bit."""
+    def means(self) -> tuple[float, ...]:
+        """Mean losses of the examples: main (0 if there were none), then auxiliary heads; of one batch to the bit."""
         if len(self.losses) == 1:
             return self.losses[0][0]
         examples = sum(count for _, count in self.losses)
@@ -153,6 +143,8 @@ class Link:
         self._bounds = bounds
         self._shards = tuple(Address(Role.SHARD, shard) for shard in range(len(bounds)))
         self._weights = tuple(weights_N[bound] for bound in bounds)
+        self._gradient_N: Tensor | None = None  # the newest that was pushed
+        self._gradients: tuple[Tensor, ...] = ()  # and its parts: mostly it is the same buffer again
         self._exchanges = self._requests = 0
         self._refused: Refused | None = None
         self._discarded = False
@@ -163,7 +155,7 @@ class Link:
     def next_lease(self, word: Word | None) -> Generator[Effect, Answer, Lease | None]:
         """Say what became of the last lease, and get the next one; None at the end. Pulls, if it had to wait."""
         self._requests += 1
-        version = min((reading.version for reading in self.read), default=0)
+        version = min([reading.version for reading in self.read], default=0)
         request = NextLease(self._worker, self._requests, word, version)
         (answer,) = cast("tuple[Message]", (yield Ask(((LEDGER, request),))))
         if not isinstance(answer, Granted):
@@ -174,7 +166,7 @@ class Link:
 
     def pull(self) -> Program:
         """Fill the weights with the newest ones."""
-        yield from self._exchange(None, None, (), True)
+        yield from self._exchange(-1, None, True)
 
     def deliver(
         self, lease: Lease, gradient_N: Tensor, tally: Tally, read: tuple[Reading, ...], pull: bool = True
@@ -185,11 +177,15 @@ class Link:
             read: What the weights under the gradient were read from.
             pull: Whether to pull in the same exchange.
         """
+        means = tally.means()
         if not tally.finite:
             yield from self.pull()
-            reason = f"loss {tally.loss:g} or its gradient is not finite at lease {lease.id}"
+            reason = f"loss {means[0]:g} or its gradient is not finite at lease {lease.id}"
             return Failed(lease.id, lease.attempt, False, reason)
-        yield from self._exchange(lease, gradient_N, read, pull)
+        if gradient_N is not self._gradient_N:
+            self._gradient_N, self._gradients = gradient_N, tuple([gradient_N[bound] for bound in self._bounds])
+        pushes = [Push(lease.id, lease.attempt, lease.count, read, part_N) for part_N in self._gradients]
+        yield from self._exchange(lease.id, pushes, pull)
         if (refused := self._refused) is not None:
             yield from self.pull()
             if refused.refusal in _NO_FAULT:
@@ -197,32 +193,31 @@ class Link:
             return Failed(lease.id, lease.attempt, refused.refusal is not Refusal.NOT_FINITE, refused.message)
         if self._discarded:
             return Discarded(lease.id, lease.attempt)
-        return Finished(
-            lease.id, lease.attempt, tally.loss, tally.errors, tally.skipped, tally.auxiliary, self._incarnations
-        )
+        return Finished(lease.id, lease.attempt, means[0], tally.errors, tally.skipped, means[1:], self._incarnations)
 
-    def _exchange(
-        self, lease: Lease | None, gradient_N: Tensor | None, read: tuple[Reading, ...], pull: bool
-    ) -> Program:
+    def _exchange(self, lease: int, pushes: Sequence[Push] | None, pull: bool) -> Program:
         """One exchange with every shard, all at once."""
         self._exchanges += 1
         requests = []
-        for shard, bound in enumerate(self._bounds):
-            push = None
-            if lease is not None and gradient_N is not None:
-                push = Push(lease.id, lease.attempt, lease.count, read, gradient_N[bound])
-            message = Exchange(self._worker, self._exchanges, shard, push, self._weights[shard] if pull else None)
-            requests.append((self._shards[shard], message))
+        for shard, address in enumerate(self._shards):
+            push = None if pushes is None else pushes[shard]
+            weights_N = self._weights[shard] if pull else None
+            requests.append((address, Exchange(self._worker, self._exchanges, shard, push, weights_N)))
         answers = cast("tuple[Exchanged | Refused, ...]", (yield Ask(tuple(requests))))
-        self._refused = next((answer for answer in answers if isinstance(answer, Refused)), None)
-        done = [answer for answer in answers if isinstance(answer, Exchanged)]
-        self._discarded = any(answer.outcome is Outcome.DISCARDED for answer in done)
-        yield Note(self._worker, -1 if lease is None else lease.id, tuple(done))
+        self._refused, self._discarded = None, False
+        done = []
+        for answer in answers:
+            if isinstance(answer, Exchanged):
+                done.append(answer)
+                self._discarded |= answer.outcome is Outcome.DISCARDED
+            elif self._refused is None:
+                self._refused = answer
+        yield Note(self._worker, lease, tuple(done))
         if self._refused is None:
-            self.samples = min(answer.samples for answer in done)
-            self._incarnations = tuple(answer.reading.incarnation for answer in done)
+            self.samples = min([answer.samples for answer in done])
+            self._incarnations = tuple([answer.reading.incarnation for answer in done])
             if pull:
-                self.read = tuple(answer.reading for answer in done)
+                self.read = tuple([answer.reading for answer in done])
 
 
 class Delivery(Struct, frozen=True):

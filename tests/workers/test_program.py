@@ -277,14 +277,14 @@ def tallied(*batches: tuple[float, tuple[float, ...], int, int]) -> Tally:
 
 def test_losses_are_means_over_the_examples_that_could_be_read() -> None:
     tally = tallied((1.0, (2.0, 8.0), 4, 1), (5.0, (6.0, 0.0), 1, 0), (0.0, (), 4, 4))
-    assert (tally.loss, tally.auxiliary) == (2.0, (3.0, 6.0))
+    assert tally.means() == (2.0, 3.0, 6.0)
     assert (tally.errors, tally.skipped, tally.finite) == (3, 5, True)
 
 
 def test_those_of_one_batch_are_its_own_to_the_bit() -> None:
     tally = tallied((0.1, (0.7, 0.3), 3, 0))
-    assert (tally.loss, tally.auxiliary) == (0.1, (0.7, 0.3))
+    assert tally.means() == (0.1, 0.7, 0.3)
 
 
 def test_without_an_example_there_is_no_loss() -> None:
-    assert (tallied().loss, tallied((0.0, (), 4, 4)).auxiliary) == (0.0, ())
+    assert (tallied().means(), tallied((0.0, (), 4, 4)).means()) == ((0.0,), (0.0,))
