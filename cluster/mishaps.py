@@ -29,6 +29,7 @@ from ps.messages import (
     Exchanged,
     Granted,
     Has,
+    Inventory,
     Message,
     NextLease,
     NoMoreLeases,
@@ -36,6 +37,7 @@ from ps.messages import (
     RoundClosed,
     Sample,
     SampleTaken,
+    TakeInventory,
     Tick,
     WhoHas,
 )
@@ -45,7 +47,7 @@ RETRY_SECONDS = 0.25
 CALL_SECONDS = 120.0
 
 Letter = tuple[Actor, Message]
-Errand = tuple[str, int, int]
+Errand = tuple[str, int, int, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -149,7 +151,7 @@ class FaultySimulation(Simulation):
                 self._agenda.after(RETRY_SECONDS, self._request, (message.worker, asked, actor.key))
         elif (errand := _errand(message, actor.address) or _answered_errand(message)) is not None:
             self._agenda.after(RETRY_SECONDS, self._send_again, errand)
-        else:  # the driver's own
+        else:  # the driver's own, or what a shard says that came back
             self._agenda.after(RETRY_SECONDS, self._deliver, (actor, message))
 
     def _send(self, to: Address, message: Message) -> None:
@@ -276,10 +278,10 @@ def _key(message: Message) -> int:
 def _errand(message: Message, to: Address) -> Errand | None:
     """The name of a message between actors that is sent until it is answered; None for any other."""
     match message:
-        case WhoHas() | CloseRound():
-            return "question", to.index, message.number
+        case WhoHas() | CloseRound() | TakeInventory():
+            return "question", to.index, message.number, 0
         case Sample():
-            return "sample", message.shard, message.version
+            return "sample", message.shard, message.version, message.incarnation
         case _:
             return None
 
@@ -287,9 +289,9 @@ def _errand(message: Message, to: Address) -> Errand | None:
 def _answered_errand(message: Message) -> Errand | None:
     """The name of what this message answers."""
     match message:
-        case Has() | RoundClosed():
-            return "question", message.shard, message.number
+        case Has() | RoundClosed() | Inventory() if message.number:
+            return "question", message.shard, message.number, 0
         case SampleTaken():
-            return "sample", message.shard, message.version
+            return "sample", message.shard, message.version, message.incarnation
         case _:
             return None

@@ -246,7 +246,10 @@ class Simulation:
         del self._workers[worker.id]
         self._vectors.leave(worker.id)
         if not self._workers and not self._to_start:
-            self._agenda.stop()
+            self._everybody_left()
+
+    def _everybody_left(self) -> None:
+        self._agenda.stop()
 
     def _answered(self, letter: tuple[int, Actor, Message]) -> None:
         """An answer reaches a worker, which goes on when it has all that it asked for."""

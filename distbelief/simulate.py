@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from cluster.copies import Copies
+from cluster.crashes import CrashingSimulation
 from cluster.faults import FaultPlan
 from cluster.machines import build_batches, build_computation
 from cluster.mishaps import FaultySimulation
@@ -119,8 +120,6 @@ def _faults(config: Config) -> FaultPlan:
     for fault in faults.faults:
         if fault.role == "host":
             raise BadInput(f"--faults: got {fault.actor!r}, expected worker: a simulated worker has a host of its own")
-        if fault.do == "kill" and fault.role != "worker":
-            raise BadInput(f"--faults: got kill for {fault.actor!r}, expected a worker: the simulation kills no other")
     return faults
 
 
@@ -176,16 +175,27 @@ class _Simulate:
             with journals_of(self._spec) as journals:
                 pieces = self._pieces(copies, journals)
                 self._open(pieces, journals)
-                workers, limit = self._config.cluster.workers, self._config.run.max_seconds
-                if self._spec.faults:
-                    self._simulation: Simulation = FaultySimulation(pieces, model, workers, self._spec.faults, limit)
-                else:
-                    self._simulation = Simulation(pieces, model, workers, limit)
+                self._simulation = self._simulated(pieces, model, journals)
                 self._simulation.run(self._look, LEARNING_EVENTS if self._learns else COUNTING_EVENTS)
             return self._finish(time.monotonic() - began)
         finally:
             self._log.close()
             copies.close()
+
+    def _simulated(self, pieces: Pieces, model: ClusterModel, journals: Journals) -> Simulation:
+        spec, workers, limit = self._spec, self._config.cluster.workers, self._config.run.max_seconds
+        if not spec.faults:
+            return Simulation(pieces, model, workers, limit)
+        if not any(fault.do == "kill" and fault.role != "worker" for fault in spec.faults.faults):
+            return FaultySimulation(pieces, model, workers, spec.faults, limit)
+
+        def anew() -> Pieces:
+            if not self._learns:
+                return without_gradients(spec, journals)
+            return with_gradients(spec, self._drafted.weights_N, pieces.vectors, journals)
+
+        every_seconds = spec.snapshot.every_seconds
+        return CrashingSimulation(pieces, model, workers, spec.faults, anew, limit, snapshot_seconds=every_seconds)
 
     def _pieces(self, copies: Copies, journals: Journals) -> Pieces:
         if not self._learns:
@@ -210,6 +220,7 @@ class _Simulate:
         for shard in pieces.shards:
             journals[shard_address(shard.index)].write([arithmetic(0.0, threads), shard.opened(0.0)])
         journals[LEDGER].write([pieces.ledger.opened(0.0)])
+        journals[AVERAGER].write([pieces.averager.opened(0.0)])
         journals[Address(Role.WORKER)].write([arithmetic(0.0, threads, dataset)])
 
     # --- while it runs -----------------------------------------------------------------------------------------------

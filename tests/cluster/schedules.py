@@ -12,17 +12,19 @@ from typing import Any
 import torch
 
 from cluster.copies import Copies
+from cluster.crashes import CrashingSimulation
 from cluster.faults import Fault, FaultPlan
 from cluster.machines import build_averager, build_shard
-from cluster.mishaps import FaultySimulation
 from cluster.model import ClusterModel, SimulateSettings
-from cluster.pieces import with_gradients
+from cluster.pieces import Pieces, with_gradients
 from cluster.recording import Recording
 from cluster.replayed import Replay, ReplayPieces
 from cluster.spec import RunSpec
 from cluster.vectors import OwnVectors
 from ps.consistency import ConsistencySettings
 from ps.journal import (
+    AveragerOpened,
+    AveragerSaved,
     FaultFired,
     LeaseFinished,
     LeaseGranted,
@@ -31,8 +33,11 @@ from ps.journal import (
     PullHandled,
     PushHandled,
     RoundApplied,
+    SampleAveraged,
     SampleSent,
     SampleSkipped,
+    ShardOpened,
+    ShardSaved,
 )
 from ps.ledger import LedgerSettings
 from ps.messages import AVERAGER, LEDGER, Address, Outcome, Role
@@ -62,6 +67,8 @@ class Scheduled:
     model: SimulateSettings
     plan: FaultPlan
     call_seconds: float
+    restart_seconds: float = 3.0
+    snapshot_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ class Ran:
     """A run that is over. `fired`: how often each kind of fault struck each kind of actor."""
 
     scheduled: Scheduled
-    simulation: FaultySimulation
+    simulation: CrashingSimulation
     journals: dict[Address, Records]
     fired: Counter[tuple[str, str]]
 
@@ -95,19 +102,19 @@ def drawn(seed: int) -> Scheduled:
     if draws.random() < 0.5:  # one alone: what two workers find not finite has diverged
         faults.append(Fault(str(draws.choice(["shard-0", "worker-0"])), "corrupt", event=int(draws.integers(1, 40))))
     call_seconds = float(draws.uniform(2.0, 30.0))
-    return Scheduled(replace(spec, consistency=mode), model, FaultPlan(tuple(faults), seed), call_seconds)
+    restart_seconds, snapshot_seconds = float(draws.uniform(0.2, 8.0)), float(draws.uniform(1.0, 30.0))
+    plan = FaultPlan(tuple(faults), seed)
+    return Scheduled(replace(spec, consistency=mode), model, plan, call_seconds, restart_seconds, snapshot_seconds)
 
 
 def _fault(draws: Draws) -> Fault:
     role = str(draws.choice(["shard", "worker", "ledger", "averager"]))
-    kinds = ["stop", "delay", "drop", "duplicate"]
-    kinds += ["kill"] if role == "worker" else []
-    do = str(draws.choice(kinds))
+    do = str(draws.choice(["stop", "delay", "drop", "duplicate", "kill"]))
     return Fault(
         role,
         do,
         every=float(draws.uniform(3.0, 60.0)) * (4.0 if do in ("kill", "stop") else 1.0),
-        times=10 if do == "stop" else 0,  # without end, an actor may stand still for more than all the time there is
+        times=10 if do == "stop" or (do == "kill" and role != "worker") else 0,  # without end, it may take all the time
         when=str(draws.choice(["before", "after"])) if do in ("kill", "drop") else "before",
         seconds=float(draws.uniform(0.01, 12.0)) if do in ("stop", "delay") else 0.0,
     )
@@ -126,12 +133,25 @@ def carried_out(chosen: Scheduled) -> Ran:
     journals = {address: Records() for address in [*shards, LEDGER, AVERAGER, WORKER]}
     computation = Quadratic(noise=0.1, seed=seed)
     vectors = OwnVectors(spec.layout.size, computation)
-    pieces = with_gradients(spec, INITIAL_N, vectors, journals)
+
+    def anew() -> Pieces:
+        return with_gradients(spec, INITIAL_N, vectors, journals)
+
+    pieces = anew()
     for shard in pieces.shards:
         journals[Address(Role.SHARD, shard.index)].append(shard.opened(0.0))
     journals[LEDGER].append(pieces.ledger.opened(0.0))
-    model = ClusterModel(chosen.model, seed)
-    simulation = FaultySimulation(pieces, model, spec.cluster.workers, chosen.plan, call_seconds=chosen.call_seconds)
+    journals[AVERAGER].append(pieces.averager.opened(0.0))
+    simulation = CrashingSimulation(
+        pieces,
+        ClusterModel(chosen.model, seed),
+        spec.cluster.workers,
+        chosen.plan,
+        anew,
+        call_seconds=chosen.call_seconds,
+        restart_seconds=chosen.restart_seconds,
+        snapshot_seconds=chosen.snapshot_seconds,
+    )
 
     def look() -> None:
         assert simulation.now < LIMIT_SECONDS, f"not over after {simulation.now:g} s: {simulation.status()}"
@@ -153,66 +173,107 @@ def check(ran: Ran) -> None:
     ledger, leases = status.ledger, spec.plan.leases
     assert (ledger.ending, ledger.message) == ("completed", ""), "the run ends by itself"
     assert (ledger.finished, ledger.outstanding, ledger.samples) == (leases, 0, leases), "no lease is lost"
-    _check_ledger(ran.journals[LEDGER], leases)
+    _check_ledger(ran.journals[LEDGER], leases, spec.consistency.in_rounds)
     for shard in status.shards:
         journal = ran.journals[Address(Role.SHARD, shard.shard)]
-        applied = [(r.lease,) for r in journal if isinstance(r, PushHandled) and r.outcome is Outcome.APPLIED]
-        rounds = [r for r in journal if isinstance(r, RoundApplied)]
-        applied += [r.leases for r in rounds]
+        applied = _applied(journal)
         assert sorted(lease for each in applied for lease in each) == list(range(leases)), "each lease exactly once"
-        versions = [
-            r.version
-            for r in journal
-            if isinstance(r, RoundApplied) or (isinstance(r, PushHandled) and r.outcome is Outcome.APPLIED)
-        ]
-        assert versions == list(range(1, len(versions) + 1)), "versions count up by one"
-        assert (shard.version, shard.samples, shard.staged) == (len(versions), leases, 0)
-        samples = sorted(r.version for r in journal if isinstance(r, SampleSent | SampleSkipped))
+        assert (shard.version, shard.samples, shard.staged) == (len(applied), leases, 0)
         every = spec.average.every
-        assert samples == list(range(every, shard.version + 1, every)), "each version of the average once"
+        samples = {r.version for r in journal if isinstance(r, SampleSent | SampleSkipped)}
+        assert samples == set(range(every, shard.version + 1, every)), "each version of the average"
         _check_staleness(shard.shard, journal, shard.staleness)
+    averaged = Counter((r.shard, r.version) for r in _averaged(ran.journals[AVERAGER]) if r.counted)
+    assert all(count == 1 for count in averaged.values()), "a version counts once"
     _check_replay(ran)
 
 
-def _check_ledger(journal: Records, leases: int) -> None:
-    finished = [r.lease for r in journal if isinstance(r, LeaseFinished)]
-    assert sorted(finished) == list(range(leases)), "each lease is finished once"
-    assert [r.reason for r in journal if isinstance(r, LedgerStopped)] == ["completed"]
+def _applied(journal: Records) -> list[tuple[int, ...]]:
+    """The leases of each version, without what was lost again."""
+    made: list[tuple[int, ...]] = []
+    for record in journal:
+        match record:
+            case ShardOpened():
+                assert record.version <= len(made), "it comes back from what it had"
+                del made[record.version :]
+            case PushHandled(outcome=Outcome.APPLIED):
+                made.append((record.lease,))
+                assert record.version == len(made), "versions count up by one"
+            case RoundApplied():
+                made.append(record.leases)
+                assert record.version == len(made), "versions count up by one"
+    return made
+
+
+def _averaged(journal: Records) -> list[SampleAveraged]:
+    """What is in the average, without what was lost again."""
+    kept: list[SampleAveraged] = []
+    saved = {0: 0}
+    for record in journal:
+        match record:
+            case AveragerOpened():
+                del kept[saved[record.snapshot] :]
+            case AveragerSaved():
+                saved[record.snapshot] = len(kept)
+            case SampleAveraged():
+                kept.append(record)
+    return kept
+
+
+def _check_ledger(journal: Records, leases: int, rounds: bool) -> None:
+    finished: set[int] = set()
     held: dict[int, int] = {}  # lease to the attempt that is out
+    ended = []
     for record in journal:
         match record:
             case LeaseGranted():
                 assert record.lease not in held, "a lease is granted to one worker at a time"
+                assert record.lease not in finished
                 held[record.lease] = record.attempt
             case LeaseReturned():
                 assert held.pop(record.lease, record.attempt) == record.attempt
+                finished.discard(record.lease)
             case LeaseFinished():
+                again = rounds and record.worker < 0  # it waited elsewhere for a round that some shard had lost
+                assert again or record.lease not in finished, "each lease is finished once, unless a shard lost it"
+                finished.add(record.lease)
                 held.pop(record.lease, None)
+            case LedgerStopped():
+                ended.append(record.reason)
+    assert finished == set(range(leases))
     assert not held
+    assert ended
+    assert set(ended) == {"completed"}
 
 
 def _check_staleness(shard: int, journal: Records, told: dict[int, int]) -> None:
     """A gradient's staleness is the updates since the pull that it was computed from, which this shard answered."""
     pulls: set[tuple[int, int]] = set()  # worker and version
     read: dict[int, int] = {}  # lease to the version under its staged gradient
-    found: Counter[int] = Counter()
+    saved: dict[int, dict[int, int]] = {0: {}}  # likewise, by snapshot
+    found: list[tuple[int, ...]] = []  # by version
     for record in journal:
         match record:
+            case ShardOpened():
+                del found[record.version :]
+                read = dict(saved[record.snapshot])
+            case ShardSaved():
+                saved[record.snapshot] = dict(read)
             case PushHandled(outcome=Outcome.APPLIED):
                 under = record.read[shard].version
                 assert (record.worker, under) in pulls
                 assert record.staleness == record.version - 1 - under
-                found[record.staleness] += 1
+                found.append((record.staleness,))
             case PushHandled(outcome=Outcome.STAGED):
                 read[record.lease] = record.read[shard].version
                 assert (record.worker, read[record.lease]) in pulls
             case RoundApplied():
                 ages = tuple(record.version - 1 - read[lease] for lease in record.leases)
                 assert record.staleness == ages
-                found.update(ages)
+                found.append(ages)
         if isinstance(record, PullHandled) or (isinstance(record, PushHandled) and record.pulled):
             pulls.add((record.worker, record.version))
-    assert found == Counter(told)
+    assert Counter(age for ages in found for age in ages) == Counter(told)
 
 
 def _check_replay(ran: Ran) -> None:

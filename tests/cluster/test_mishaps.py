@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.faults import Fault, FaultPlan
@@ -10,6 +12,7 @@ from cluster.model import ClusterModel, SimulateSettings
 from cluster.pieces import with_gradients
 from cluster.simulated import Simulation
 from cluster.vectors import OwnVectors
+from ps.consistency import ConsistencySettings
 from ps.journal import FaultFired, LeaseGranted, PushHandled
 from ps.ledger import LedgerSettings
 from ps.messages import AVERAGER, LEDGER, Address, Outcome, Role
@@ -17,12 +20,20 @@ from tests.cluster import schedules
 from tests.cluster.schedules import ELEMENTS, INITIAL_N, WORKER, Ran, Scheduled, check
 from tests.cluster.simulation import Quadratic, Records, specification
 
+ASYNC = ConsistencySettings()
 STEADY = SimulateSettings(compute="constant", compute_seconds=1.0, latency_seconds=0.01, detection_seconds=0.5)
 
 
-def simulated(*faults: Fault, model: SimulateSettings = STEADY, workers: int = 3, updates: int = 30) -> Ran:
+def simulated(
+    *faults: Fault,
+    model: SimulateSettings = STEADY,
+    workers: int = 3,
+    updates: int = 30,
+    mode: ConsistencySettings = ASYNC,
+) -> Ran:
     """A run of two shards with these faults, checked."""
     spec = specification(updates, workers, 2, ELEMENTS, ledger=LedgerSettings(20.0, max_attempts=100))
+    spec = replace(spec, consistency=mode)
     ran = schedules.carried_out(Scheduled(spec, model, FaultPlan(faults), call_seconds=30.0))
     check(ran)
     return ran
@@ -90,6 +101,39 @@ def test_a_killed_worker_costs_one_lease_that_another_takes() -> None:
     ran = simulated(Fault("worker-1", "kill", event=7))
     assert ran.simulation.status().ledger.reissued == 1
     assert fired(ran, WORKER) == [("worker-1", 7, "kill", "Exchange")]
+
+
+KINDS = {
+    "shard-0": {"Exchange", "SampleTaken", "TakeInventory", "WhoHas"},
+    "ledger": {"NextLease", "Has", "Inventory", "WorkerLost"},
+    "averager": {"Sample"},
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("actor", KINDS)
+def test_an_actor_that_is_killed_at_any_event_comes_back_and_nothing_is_lost(actor: str, when: str) -> None:
+    """Two more things go wrong, so that every kind of message reaches it; `check` counts, and replays each run."""
+    struck: set[str] = set()
+    others = [Fault("worker-1", "kill", event=9)]
+    if actor != "ledger":
+        others.append(Fault("ledger", "kill", event=25))
+    if actor != "shard-0":
+        others.append(Fault("shard-1", "kill", event=12))
+    for event in range(1, 30):
+        ran = simulated(Fault(actor, "kill", event=event, when=when), *others, updates=20)
+        address = {"shard-0": SHARD, "ledger": LEDGER, "averager": AVERAGER}[actor]
+        struck.update(message for _, at, do, message in fired(ran, address) if do == "kill" and at == event)
+    assert struck >= KINDS[actor]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_shard_that_is_killed_where_a_round_is_closed_makes_up_for_it(when: str) -> None:
+    struck = set()
+    for event in range(1, 40):
+        ran = simulated(Fault("shard-0", "kill", event=event, when=when), updates=20, mode=ConsistencySettings("sync"))
+        struck.update(message for _, _, _, message in fired(ran, SHARD))
+    assert struck >= {"Exchange", "CloseRound"}
 
 
 def test_an_answer_that_is_lost_does_not_upset_a_replay() -> None:

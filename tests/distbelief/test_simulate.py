@@ -173,17 +173,23 @@ def test_with_planned_faults_every_example_counts_once_and_the_faults_are_named(
     assert replay(tmp_path / "run").verdict == "identical"
 
 
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ('actor = "host-0"\ndo = "drop"',
-         "--faults: got 'host-0', expected worker: a simulated worker has a host of its own"),
-        ('actor = "ledger"\ndo = "kill"',
-         "--faults: got kill for 'ledger', expected a worker: the simulation kills no other"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_simulated_is_refused(tmp_path: Path, fault: str, message: str) -> None:
-    file = planned(tmp_path, f"[[fault]]\n{fault}\nevent = 3\n")
+def test_whoever_is_killed_in_virtual_time_comes_back_and_nothing_is_lost(tmp_path: Path) -> None:
+    kills = "".join(
+        f'[[fault]]\nactor = "{actor}"\ndo = "kill"\nevent = {event}\nwhen = "{when}"\n'
+        for actor, event, when in (("shard-0", 15, "after"), ("ledger", 20, "before"), ("averager", 3, "after"))
+    )
+    values = {"cluster__faults": planned(tmp_path, kills), "snapshot__every_seconds": 0.2}
+    summary = simulated(tmp_path / "run", **values)
+    assert summary["faults"] == {"kill": 3}
+    found = verify(tmp_path / "run")
+    assert (found.verdict, found.problems) == ("exactly once", ())
+    assert found.shards[0].undone > 0
+    assert replay(tmp_path / "run").verdict == "identical"
+
+
+def test_what_cannot_be_simulated_is_refused(tmp_path: Path) -> None:
+    file = planned(tmp_path, '[[fault]]\nactor = "host-0"\ndo = "drop"\nevent = 3\n')
+    message = "--faults: got 'host-0', expected worker: a simulated worker has a host of its own"
     with pytest.raises(BadInput, match=f"^{re.escape(message)}$"):
         simulated(tmp_path / "run", cluster__faults=file)
     assert not (tmp_path / "run").exists()
