@@ -120,7 +120,7 @@ def test_an_actor_that_is_killed_at_any_event_comes_back_and_nothing_is_lost(act
         others.append(Fault("ledger", "kill", event=25))
     if actor != "shard-0":
         others.append(Fault("shard-1", "kill", event=12))
-    for event in range(1, 30):
+    for event in range(1, 40):
         ran = simulated(Fault(actor, "kill", event=event, when=when), *others, updates=20)
         address = {"shard-0": SHARD, "ledger": LEDGER, "averager": AVERAGER}[actor]
         struck.update(message for _, at, do, message in fired(ran, address) if do == "kill" and at == event)

@@ -178,7 +178,7 @@ def test_whoever_is_killed_in_virtual_time_comes_back_and_nothing_is_lost(tmp_pa
         f'[[fault]]\nactor = "{actor}"\ndo = "kill"\nevent = {event}\nwhen = "{when}"\n'
         for actor, event, when in (("shard-0", 15, "after"), ("ledger", 20, "before"), ("averager", 3, "after"))
     )
-    values = {"cluster__faults": planned(tmp_path, kills), "snapshot__every_seconds": 0.2}
+    values = {"cluster__faults": planned(tmp_path, kills), "snapshot__every_seconds": 0.2, "average__every": 4}
     summary = simulated(tmp_path / "run", **values)
     assert summary["faults"] == {"kill": 3}
     found = verify(tmp_path / "run")
