@@ -183,6 +183,8 @@ class Actor:
     def _queue(self, message: Exchange, future: asyncio.Future[Message]) -> None:
         if not self._arrived:
             asyncio.get_running_loop().call_soon(self._exchange)
+        asker = _asker(message)  # a retry takes the place of the first call, whose answer would be taken for its own
+        self._arrived = [each for each in self._arrived if _asker(each[0]) != asker]
         self._arrived.append((message, future))
 
     def _exchange(self) -> None:
