@@ -40,7 +40,7 @@ from ps.wire.codec import from_envelope, to_envelope
 HUGE_BYTES = 2 << 20  # mapped at multiples of it, so that the kernel can use large pages: a tenth faster
 VECTOR_BYTES = 64  # a vector begins at a multiple of it
 FLOAT_BYTES = 4
-MEMORIES = 256  # that one worker may have open at one shard: gradient buffers of its host, and its weights
+MEMORIES = 256  # that one worker has open at one shard, at most: gradient buffers of its host, and its weights
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _MAP_FIXED = 0x10
@@ -168,7 +168,7 @@ class OpenMemories:
     def __init__(self, elements: Mapping[int, int], known: MutableMapping[tuple[Memory, int], Tensor]) -> None:
         self._elements = elements
         self._known = known
-        self._vectors: dict[tuple[Memory, int], Tensor] = {}
+        self._vectors: dict[tuple[Memory, int], Tensor] = {}  # the one used most recently is the last
 
     def message(self, mail: bytes) -> Message:
         """The exchange of a Mail, with its vectors opened.
@@ -196,14 +196,22 @@ class OpenMemories:
 
     def _vector(self, proto: pb.Memory, elements: int) -> Tensor:
         memory = Memory(proto.process, proto.descriptor, proto.name, proto.offset), elements
-        vector_N = self._vectors.get(memory)
+        vector_N = self._vectors.pop(memory, None)
         if vector_N is None:
-            if len(self._vectors) >= MEMORIES:
-                raise WireError(f"mailbox: got more than {MEMORIES} memories, expected those of one worker")
             if (vector_N := self._known.get(memory)) is None:
                 vector_N = self._known[memory] = _opened(*memory)
-            self._vectors[memory] = vector_N
+            self._make_room()
+        self._vectors[memory] = vector_N
         return vector_N
+
+    def _make_room(self) -> None:
+        """Let go of memories that their worker gave up, since they take space as long as they are open here; and of
+        the one that was used least recently, if there are too many.
+        """
+        for memory in [each for each in self._vectors if not _is_there(each[0])]:
+            del self._vectors[memory]
+        if len(self._vectors) >= MEMORIES:
+            del self._vectors[next(iter(self._vectors))]
 
 
 def _opened(memory: Memory, elements: int) -> Tensor:
@@ -221,6 +229,19 @@ def _opened(memory: Memory, elements: int) -> Tensor:
         os.close(descriptor)
 
 
+def _link(memory: Memory) -> str:
+    """What the system says that a descriptor of this memory is."""
+    return f"/memfd:{memory.name} (deleted)"
+
+
+def _is_there(memory: Memory) -> bool:
+    """Whether the process that made this memory has it still."""
+    try:
+        return os.readlink(f"/proc/{memory.process}/fd/{memory.descriptor}") == _link(memory)
+    except OSError:
+        return False
+
+
 def _descriptor(memory: Memory) -> int:
     """A descriptor of our own for another process's memory. What it is, is looked at before it is opened."""
     try:
@@ -229,7 +250,7 @@ def _descriptor(memory: Memory) -> int:
         raise MemoryElsewhere(f"mailbox: process {memory.process} has no memory for this one: {error}") from error
     try:
         path = f"/proc/self/fd/{seen}"
-        if os.readlink(path) != f"/memfd:{memory.name} (deleted)" or not stat.S_ISREG(os.fstat(seen).st_mode):
+        if os.readlink(path) != _link(memory) or not stat.S_ISREG(os.fstat(seen).st_mode):
             raise MemoryElsewhere("mailbox: got another file than the one named, expected memory of this host")
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:

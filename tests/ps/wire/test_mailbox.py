@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 import pytest
@@ -52,7 +53,7 @@ def mail_of(vectors: SharedVectors, message: Exchange) -> bytes:
 
 
 def opened(elements: int = N) -> OpenMemories:
-    return OpenMemories({0: elements}, {})
+    return OpenMemories({0: elements}, WeakValueDictionary())
 
 
 class Worker:
@@ -150,7 +151,7 @@ def test_everything_is_given_back() -> None:
         there.message(mail_of(worker.vectors, worker.exchange(number, number)))
         worker.vectors.renew([worker.exchange(number, number)])
     assert descriptors() == before[0] + 2, "the shard's end keeps no descriptor"
-    assert mappings() == before[1] + 2 + 2 * 3
+    assert mappings() == before[1] + 2 + 2, "the shard's end has let go of all but the last"
     del worker, there
     gc.collect()
     assert (descriptors(), mappings()) == before
@@ -249,14 +250,28 @@ def test_memory_that_was_opened_cannot_be_cut() -> None:
     there.weights_N.fill_(1.0)
 
 
-def test_too_many_memories_are_refused() -> None:
+def test_memories_that_a_worker_gave_up_are_let_go() -> None:
     there = opened(16)
     worker = Worker(16)
-    for _ in range(MEMORIES):
-        there.message(mail_of(worker.vectors, Exchange(0, 1, 0, None, worker.weights_N)))
-        worker.vectors.renew([Exchange(0, 1, 0, None, worker.weights_N)])
-    with pytest.raises(WireError, match=f"got more than {MEMORIES} memories"):
-        there.message(mail_of(worker.vectors, Exchange(0, 1, 0, None, worker.weights_N)))
+    for number in range(MEMORIES + 5):
+        message = Exchange(0, number, 0, None, worker.weights_N)
+        there.message(mail_of(worker.vectors, message))
+        assert len(there._vectors) == 1
+        worker.vectors.renew([message])
+
+
+def test_of_too_many_memories_the_one_used_least_recently_is_closed() -> None:
+    there = opened(16)
+    vectors = SharedVectors()
+    mails = [mail_of(vectors, Exchange(0, 1, 0, None, vectors.vector(16))) for _ in range(MEMORIES + 1)]
+    for mail in [*mails[:MEMORIES], mails[0]]:
+        there.message(mail)
+    second, third, *_ = there._vectors
+    there.message(mails[MEMORIES])
+    assert len(there._vectors) == MEMORIES
+    assert second not in there._vectors
+    assert third in there._vectors
+    assert there.message(mails[1]) is not None, "it opens again"
 
 
 # --- through a server ------------------------------------------------------------------------------------------------
