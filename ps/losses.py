@@ -51,8 +51,11 @@ class Losses:
 
     @property
     def recent_auxiliary(self) -> tuple[float, ...]:
-        """Mean loss per example of each auxiliary head, over the newest; leases without examples say nothing."""
+        """Mean loss per example of each auxiliary head, over the newest; leases without examples say nothing, nor do
+        those that say it of another number of heads than the last one.
+        """
         told = [finish for finish in self._recent if finish.examples and finish.auxiliary]
+        told = [finish for finish in told if len(finish.auxiliary) == len(told[-1].auxiliary)]
         examples = sum(finish.examples for finish in told)
         heads = zip(*([loss * finish.examples for loss in finish.auxiliary] for finish in told), strict=True)
         return tuple(sum(head) / examples for head in heads)
