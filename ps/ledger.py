@@ -81,6 +81,9 @@ if TYPE_CHECKING:
     from ps.shard import Outbox
 
 
+LARGEST_WORKER = (1 << 31) - 1  # id, also of one that joins: the next one fits every message
+
+
 class Ending(Enum):
     """Why no more leases are granted."""
 
@@ -238,6 +241,8 @@ class Ledger:
 
     def handle(self, now: float, message: Message) -> Outbox:
         """Take in one message; return what goes out because of it, the journal's records first."""
+        if isinstance(message, NextLease | WorkerLost) and not 0 <= message.worker <= LARGEST_WORKER:
+            raise ValueError(f"ledger: got worker {message.worker}, expected 0 to {LARGEST_WORKER}")
         out: Outbox = []
         self._messages += 1
         match message:
@@ -266,7 +271,20 @@ class Ledger:
 
     # --- what workers say --------------------------------------------------------------------------------------------
 
+    def _check(self, done: Finished) -> None:
+        """Raise ValueError if that many examples cannot be."""
+        if not 0 <= done.lease < self._plan.leases:
+            return  # it is ignored
+        count = self._plan.lease(done.lease, 0, 0.0).count
+        if not (0 <= done.errors <= count and 0 <= done.skipped <= count):
+            raise ValueError(
+                f"ledger: got {done.errors} errors and {done.skipped} skipped examples of lease {done.lease}, "
+                f"expected 0 to {count} of each"
+            )
+
     def _next(self, now: float, message: NextLease, out: Outbox) -> None:
+        if isinstance(message.outcome, Finished):
+            self._check(message.outcome)
         if message.worker in self._lost_workers:  # a zombie: nothing waits for it, and nothing is waited for
             answer = NoMoreLeases(message.number, Ending.FAILED.value)
             out.append((Address(Role.WORKER, message.worker), answer))
@@ -459,7 +477,7 @@ class Ledger:
     # --- memory that was lost ----------------------------------------------------------------------------------------
 
     def _took_inventory(self, now: float, message: Inventory, out: Outbox) -> None:
-        """A shard says all that it has."""
+        """A shard says all that it has. Raises ValueError, before any change, if that is no set of leases."""
         shard = message.shard
         if not 0 <= shard < self._shards or message.incarnation < self._incarnations[shard]:
             return
@@ -467,11 +485,11 @@ class Ledger:
         asked = self._unheard.get(shard, (0, 0.0))[0]
         if not came_back and (not message.number or message.number != asked):
             return  # it is known already
+        applied = IntervalSet.of_bounds(message.applied)
         self._unheard.pop(shard, None)
         if came_back:
             self._incarnations[shard] = message.incarnation
             out.append((JOURNAL, ShardRejoined(now, shard, message.incarnation, message.version)))
-        applied = IntervalSet.of_bounds(message.applied)
         book = self._book
         missing = [id for id in applied.missing(book.ungranted) if id in book.finished or id in self._redo]
         for id in missing:
@@ -522,6 +540,8 @@ class Ledger:
                     if self._unfinish(record.lease) and self._rounds is not None:
                         self._redo.add(record.lease)
                     self._book.give_back(record.lease, blameless=record.lease not in self._book.outstanding)
+                    if self._ending is Ending.COMPLETED:
+                        self._ending = None
                 case RoundOrdered():
                     self._recall_round(record)
                 case WorkerLeft():

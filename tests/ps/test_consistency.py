@@ -249,6 +249,9 @@ def test_a_round_that_is_not_the_next_or_not_here_changes_nothing() -> None:
         machine.handle(1.0, CloseRound(6, 2, (0,), 1, False))
     with pytest.raises(ValueError, match=r"\[1\] are not staged here"):
         machine.handle(1.0, CloseRound(6, 1, (0, 1), 1, False))
+    for leases, size in (((), 2), ((0, 0), 2), ((0,), 0), ((0,), -1)):
+        with pytest.raises(ValueError, match=re.escape(f"shard 0: got a round of leases {leases} divided by {size}")):
+            machine.handle(1.0, CloseRound(6, 1, leases, size, False))
     assert (machine.version, machine.status().staged) == (0, 1)
 
 

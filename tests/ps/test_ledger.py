@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ps.book import Outstanding
+from ps.consistency import ConsistencySettings
 from ps.errors import BadInput
 from ps.journal import (
     LeaseDiscarded,
@@ -34,6 +35,7 @@ from ps.messages import (
     Has,
     Inventory,
     Lease,
+    Message,
     NextLease,
     NoMoreLeases,
     Role,
@@ -272,6 +274,14 @@ def test_the_status_counts(make: Make) -> None:
     ledger.handle(2.0, NextLease(0, 3, done(4)))
     status = ledger.status()
     assert (status.granted, status.reissued, status.outstanding) == (7, 1, 3)
+
+
+def test_the_newest_lease_says_how_many_auxiliary_losses_there_are(make: Make) -> None:
+    ledger = make()
+    grant_all(ledger, 3)
+    for index, auxiliary in enumerate([(2.0, 8.0), (3.0,), ()]):
+        ledger.handle(1.0, NextLease(index, 2, done(index, auxiliary=auxiliary)))
+    assert ledger.status().recent_auxiliary == (3.0,)
 
 
 def test_the_loss_is_that_of_an_epochs_last_leases(make: Make) -> None:
@@ -608,6 +618,58 @@ def test_a_stop_for_no_known_reason_is_an_error_and_changes_nothing(make: Make) 
     with pytest.raises(ValueError, match="'whim' is not a valid Ending"):
         ledger.handle(1.0, Stop("whim"))
     assert ledger.status().ending == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "got"),
+    [
+        (NextLease(-1, 1, None), "worker -1"),
+        (NextLease(1 << 31, 1, None), "worker 2147483648"),
+        (WorkerLost(-1), "worker -1"),
+        (WorkerLost((1 << 63) - 1), "worker 9223372036854775807"),
+        (NextLease(0, 2, done(0, skipped=5)), "1 errors and 5 skipped examples of lease 0"),
+        (NextLease(0, 2, done(0, skipped=-1)), "1 errors and -1 skipped examples of lease 0"),
+        (NextLease(0, 2, done(0, errors=5)), "5 errors and 0 skipped examples of lease 0"),
+        (NextLease(0, 2, done(0, errors=-1)), "-1 errors and 0 skipped examples of lease 0"),
+        (Inventory(0, 0, 7, 1, (5,), ()), "1 bounds"),
+        (Inventory(0, 0, 7, 1, (5, 3), ()), "got interval"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_and_change_nothing(message: Message, got: str) -> None:
+    ledger = Ledger(PLAN, 2, SETTINGS, 4, ConsistencySettings("bounded"))
+    grant_all(ledger, 2)
+    status, incarnations = ledger.status(), list(ledger._incarnations)
+    with pytest.raises(ValueError, match=got):
+        ledger.handle(1.0, message)
+    assert repr(ledger.status()) == repr(status)
+    assert ledger._incarnations == incarnations
+    assert ledger.handle(1.0, NextLease(0, 2, done(0)))[0] == (JOURNAL, LeaseFinished(1.0, 0, 0, 0, 4, 0.5, 1, 0))
+
+
+def test_an_inventory_that_is_none_is_not_taken_for_one(make: Make) -> None:
+    """A ledger that came back grants nothing before it has heard."""
+    ledger = make(shards=1)
+    ledger.recall([])
+    ((_, question),) = ledger.rejoin(0.0)
+    assert isinstance(question, TakeInventory)
+    with pytest.raises(ValueError, match="1 bounds"):
+        ledger.handle(1.0, Inventory(question.number, 0, 0, 0, (5,), ()))
+    assert ledger.handle(1.0, NextLease(0, 1, None)) == []
+    assert ledger.handle(2.0, Inventory(question.number, 0, 0, 0, (), ())) == granted(2.0, 0, 1, 0, waited=True)
+
+
+def test_a_run_that_a_shard_reopened_is_not_over_for_a_ledger_that_comes_back(make: Make) -> None:
+    plan = LeasePlan(4, 4, 1, 7)
+    ledger = make(shards=1, plan=plan)
+    out = ledger.handle(0.0, NextLease(0, 1, None)) + ledger.handle(1.0, NextLease(0, 2, done(0)))
+    assert ledger.status().ending == "completed"
+    out += ledger.handle(2.0, Inventory(0, 0, 1, 0, (), ()))
+    assert ledger.status().ending == ""
+    again = make(shards=1, plan=plan)
+    again.recall([item for to, item in out if to == JOURNAL])
+    again.rejoin(3.0)
+    assert again.status().ending == ""
+    assert again.handle(3.0, NextLease(1, 1, None)) == [], "it asks what the shard has, and does not end the run"
 
 
 def test_a_message_for_another_machine_is_an_error_and_changes_nothing(make: Make) -> None:
