@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from distbelief.counter import Counter
+from distbelief.finite import without_nan
 from distbelief.progress import percent, printable
 from distbelief.saved import Saved
 from ps.errors import BadInput
@@ -32,10 +32,9 @@ def evaluate_command(runs: Sequence[Path], weights: str, crops: int, json: bool)
             _note(f"{model.run} ended before a version was averaged: its average is its latest weights")
     evaluation = evaluate_models(models, crops)
     if json:
-        loss = evaluation.loss if math.isfinite(evaluation.loss) else None  # JSON has no NaN
         hashes = [model.sha256 for model in models]
-        found = {**asdict(evaluation), "loss": loss, "weights": weights, "crops": crops, "sha256": hashes}
-        print(json_format.dumps(found, allow_nan=False))
+        found = {**asdict(evaluation), "weights": weights, "crops": crops, "sha256": hashes}
+        print(json_format.dumps(without_nan(found), allow_nan=False))
     else:
         print(_line(evaluation, len(models), weights, crops))
     return 0

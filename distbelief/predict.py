@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from distbelief.finite import without_nan
 from distbelief.progress import percent, printable
 from distbelief.saved import Saved
 from ps.errors import BadInput
@@ -59,7 +59,7 @@ def predict_command(run: Path, pictures: Sequence[Path], weights: str, crops: in
             print("\n".join([printable(str(picture)), *map(_line, guesses)]), flush=True)
     if json:
         content = {"images": found, "weights": weights, "crops": crops, "sha256": model.sha256}
-        print(json_format.dumps(content, allow_nan=False))
+        print(json_format.dumps(without_nan(content), allow_nan=False))
     return code
 
 
@@ -100,4 +100,4 @@ def _line(guess: Guess) -> str:
 
 def _as_json(guess: Guess) -> dict[str, object]:
     name, probability = guess
-    return {"class": name, "probability": None if math.isnan(probability) else probability}  # JSON has no NaN
+    return {"class": name, "probability": probability}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from msgspec import to_builtins
 
 from distbelief import rendezvous
 from distbelief.conservation import complaint
+from distbelief.finite import without_nan
 from distbelief.histogram import mean, percentile
 from distbelief.logs import warnings_of
 from distbelief.progress import duration, number, percent, printable
@@ -57,7 +57,7 @@ def status_command(run: Path | None, as_json: bool) -> int:
             f"run: got {folder}, expected a run directory (one with a {CONFIG}) or a copy of its {CONNECTION}; "
             "see distbelief status --help"
         )
-    click.echo(json.dumps(_without_nan(to_builtins(report)), allow_nan=False) if as_json else report.text())
+    click.echo(json.dumps(without_nan(to_builtins(report)), allow_nan=False) if as_json else report.text())
     return 1 if isinstance(report, Lost) else 0
 
 
@@ -341,18 +341,6 @@ def _field(content: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T],
         kinds = kind if isinstance(kind, tuple) else (kind,)
         expected = " or ".join(each.__name__ for each in kinds)
         raise BadInput(f"{path}: got {value!r} for {name}, expected {expected}; the file is damaged")
-    return value
-
-
-def _without_nan(value: Any) -> Any:
-    """The same with None for every number that JSON does not have."""
-    match value:
-        case dict():
-            return {key: _without_nan(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_without_nan(item) for item in value]
-        case float() if not math.isfinite(value):
-            return None
     return value
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distbelief.conservation import Conservation
+from distbelief.finite import without_nan
 from distbelief.histogram import mean, percentile
 from distbelief.rundir import JOURNAL, SUMMARY
 from ps.journal import (
@@ -207,7 +208,7 @@ def summarise(
     updated = account.updated
     updates = [updated[id] for id in done]
     training = account.training_seconds(updates)
-    summary = {
+    summary: dict[str, Any] = {
         **facts,
         "updates": len(done),
         "samples": samples,
@@ -237,6 +238,7 @@ def summarise(
         "stopped_by": outcomes.stopped_by,
         "message": outcomes.message,
     }
+    summary = without_nan(summary)
     write_whole(folder / SUMMARY, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     return summary
 
@@ -260,5 +262,4 @@ def _last_epoch(losses: list[tuple[float, int]], leases_per_epoch: int) -> float
 def _evaluation(evaluation: Evaluation | None, sha256: str) -> dict[str, Any]:
     if evaluation is None:
         return {"top1_error": None, "top5_error": None, "loss": None, "examples": 0, "skipped": 0, "sha256": sha256}
-    loss = evaluation.loss if math.isfinite(evaluation.loss) else None  # JSON has no NaN
-    return {**asdict(evaluation), "loss": loss, "sha256": sha256}
+    return {**asdict(evaluation), "sha256": sha256}

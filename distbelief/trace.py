@@ -7,6 +7,7 @@ Shape suffixes: N = parameters of the model, T = versions, K = parameters that a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,8 +81,10 @@ class Trace:
         self._vectors.leave(worker)
 
     def gap(self) -> Gap | None:
-        """None before the first update."""
-        return Gap(sum(self._gaps) / len(self._gaps), max(self._gaps)) if self._gaps else None
+        """None before the first update, and where the weights went beyond what is finite."""
+        if not self._gaps or not math.isfinite(sum(self._gaps)):
+            return None
+        return Gap(sum(self._gaps) / len(self._gaps), max(self._gaps))
 
     def motion(self, workers: int) -> Motion | None:
         """What the trajectory is like (see measures.effective_motion), as far as every version was seen."""

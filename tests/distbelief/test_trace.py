@@ -56,3 +56,9 @@ def test_nothing_is_said_of_a_run_without_updates() -> None:
     trace = Trace(OwnVectors(ELEMENTS, Quadratic()), ELEMENTS, seed=0)
     assert trace.gap() is None
     assert trace.motion(4) is None
+
+
+def test_a_gap_that_is_not_finite_is_none() -> None:
+    """Beyond what float32 holds."""
+    trace = traced(4, 40, constant(), RuleSettings(rule="sgd"), rate=1e6, noise=0.0)
+    assert trace.gap() is None

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time  # noqa: TID251 -- waits for another process
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -134,6 +135,17 @@ def test_a_finished_cell_is_not_run_again(
     assert here.jobs == [names[2]]
     assert (tmp_path / "results.csv").read_bytes() == (first / "results.csv").read_bytes()
     assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == sorted(names)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_cell_that_diverges_is_a_row_like_any_other(tmp_path: Path) -> None:
+    settings = {**FAST, "rule.rule": "sgd"}
+    far = replace(GRID, settings=settings, grids=({"workers": (2,), "rate": (0.01, 1e6)},))
+    _, wild = laboratory.run(far, tmp_path)
+    assert (wild.summary["stopped_by"], wild.summary["gap"]) == ("diverged", None)
+    assert len(rows(tmp_path)) == 2
+    assert (rows(tmp_path)[1]["rate"], rows(tmp_path)[1]["diverged"]) == ("1000000.0", "true")
+    assert "yes" in Page((tmp_path / "report.html").read_text()).texts["td"]
 
 
 def test_results_are_there_while_cells_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
