@@ -6,8 +6,9 @@ import json
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from distbelief.conservation import Conservation
 from distbelief.finite import without_nan
 from distbelief.histogram import mean, percentile
 from distbelief.rundir import JOURNAL, SUMMARY
+from distbelief.timing import PARTS
 from ps.journal import (
     FaultFired,
     LeaseDiscarded,
@@ -23,6 +25,7 @@ from ps.journal import (
     LeaseReturned,
     LedgerOpened,
     PushHandled,
+    Record,
     RoundApplied,
     SampleSkipped,
     ShardOpened,
@@ -34,18 +37,21 @@ from ps.wire.files import journal_digest, journals, read_journal, write_whole
 from workers.evaluation import Evaluation
 
 Measures = Callable[[float], dict[str, Any]]
+Look = Callable[[str, Record], None]
 Piece = tuple[
     str, int
 ]  # a shard's journal between two times that the parameters were cut anew: actor, how often before
+NOBODY = -1  # in the place of a worker that no record names
 
 
 @dataclass(frozen=True, slots=True)
 class _Applied:
-    """What made one version of a shard: when, of which leases, how stale each was."""
+    """What made one version of a shard: when, of which leases, how stale each was, and whose."""
 
     now: float
     leases: tuple[int, ...]
     staleness: tuple[int, ...]
+    workers: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -54,11 +60,12 @@ class Account:
     clock that the journals were written by.
     """
 
+    staged: dict[tuple[str, int], int] = field(default_factory=dict)  # actor, lease: whose, until its round
     history: dict[Piece, list[_Applied]] = field(default_factory=dict)  # by version, from `begun` on
     begun: dict[Piece, int] = field(default_factory=dict)
     cuts: Counter[str] = field(default_factory=Counter)  # per shard, the newest
     whole: bool = True  # each shard's journal begins at its beginning, and goes on from what it has
-    finished: set[int] = field(default_factory=set)
+    finished: dict[int, LeaseFinished] = field(default_factory=dict)  # by lease, in the order of the ledger
     duplicates: int = 0
     skipped_versions: int = 0
     grants: int = 0
@@ -66,21 +73,24 @@ class Account:
     discarded: int = 0
     granted: set[int] = field(default_factory=set)
     resumed: list[float] = field(default_factory=list)  # when the run was taken up again
-    losses: list[tuple[float, int]] = field(default_factory=list)
-    skipped: dict[int, int] = field(default_factory=dict)  # lease to its unreadable examples
     seconds: Counter[str] = field(default_factory=Counter)
     conservation: Conservation = field(default_factory=Conservation)
     faults: Counter[str] = field(default_factory=Counter)  # planned ones that fired, by kind
 
     @classmethod
-    def of(cls, folder: Path) -> Account:
-        """Read a run's journals. Raises JournalDamaged if one is."""
+    def of(cls, folder: Path, look: Look = lambda _actor, _record: None) -> Account:
+        """Read a run's journals. Raises JournalDamaged if one is.
+
+        Args:
+            look: Told of every record, and whose journal it is from.
+        """
         account = cls()
         for path in journals(folder):  # by name: worker hosts before shards
             shard = int(path.stem.removeprefix("shard-")) if path.stem.startswith("shard-") else -1
             for record in read_journal(path):
                 account._add(path.stem, record)
                 account.conservation.add(shard, record)
+                look(path.stem, record)
         return account
 
     def _add(self, actor: str, record: object) -> None:
@@ -93,9 +103,13 @@ class Account:
                 self.whole &= record.version <= begun + len(made)
                 del made[record.version - begun :]
             case PushHandled(outcome=Outcome.APPLIED):
-                self._applied(actor, _Applied(record.now, (record.lease,), (record.staleness,)))
+                made_it = _Applied(record.now, (record.lease,), (record.staleness,), (record.worker,))
+                self._applied(actor, made_it)
+            case PushHandled(outcome=Outcome.STAGED):
+                self.staged[actor, record.lease] = record.worker
             case RoundApplied():
-                self._applied(actor, _Applied(record.now, record.leases, record.staleness))
+                workers = tuple(self.staged.get((actor, lease), NOBODY) for lease in record.leases)
+                self._applied(actor, _Applied(record.now, record.leases, record.staleness, workers))
             case PushHandled(outcome=Outcome.DUPLICATE):
                 self.duplicates += 1
             case LeaseDiscarded():
@@ -109,15 +123,13 @@ class Account:
                 self.reissued += record.attempt > 0
                 self.granted.add(record.lease)
             case LeaseFinished():
-                self.finished.add(record.lease)
-                self.losses.append((record.loss, record.samples - record.skipped))
-                self.skipped[record.lease] = record.skipped
+                self.finished[record.lease] = record
             case LeaseReturned():
-                self.finished.discard(record.lease)
+                self.finished.pop(record.lease, None)
             case FaultFired():
                 self.faults[record.do] += 1
             case WorkerTimed():
-                for name in ("lease", "turn", "decode", "compute", "exchange"):
+                for name in PARTS:
                     self.seconds[name] += getattr(record, f"{name}_seconds")
 
     def _applied(self, actor: str, made: _Applied) -> None:
@@ -151,15 +163,21 @@ class Account:
                     latest[lease] = max(latest.get(lease, -math.inf), each.now)
         return latest
 
-    def training_seconds(self, updates: list[float]) -> float:
-        """From the first of these updates to the last, without the times in which the run was down."""
-        times = sorted(updates)
-        down = set()
+    def speed(self, examples: dict[int, int]) -> float:
+        """Examples per second from the first update to the last, without the times in which the run was down: what the
+        first update was made of was computed before it, and so at every start.
+
+        Args:
+            examples: By lease, of those that count.
+        """
+        updated = self.updated
+        times = sorted(updated[lease] for lease in examples)
+        firsts = set(times[:1])
         for at in self.resumed:
-            later = bisect_left(times, at)
-            if 0 < later < len(times):
-                down.add((times[later - 1], times[later]))
-        return times[-1] - times[0] - sum(end - start for start, end in down) if times else 0.0
+            firsts.update(times[(later := bisect_left(times, at)) : later + 1])
+        seconds = sum(end - start for start, end in pairwise(times) if end not in firsts)
+        counted = sum(count for lease, count in examples.items() if updated[lease] not in firsts)
+        return counted / seconds if seconds > 0 else 0.0
 
     def everywhere(self, shards: int, leases: int) -> list[int]:
         """Leases applied on every shard."""
@@ -172,7 +190,7 @@ class Account:
         """
         held = self.applied
         names = [f"shard-{shard}" for shard in range(shards)]
-        return self.whole and all(name in held and self.finished <= held[name] for name in names)
+        return self.whole and all(name in held and self.finished.keys() <= held[name] for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,18 +222,18 @@ def summarise(
     """
     account = Account.of(folder / JOURNAL)
     done = account.everywhere(facts["shards"], plan.leases)
-    samples = sum(plan.count(id) for id in done)
+    examples = {id: plan.count(id) for id in done}
+    samples = sum(examples.values())
     updated = account.updated
-    updates = [updated[id] for id in done]
-    training = account.training_seconds(updates)
+    first = min((updated[id] for id in done), default=None)
     summary: dict[str, Any] = {
         **facts,
         "updates": len(done),
         "samples": samples,
         "epochs": samples / plan.examples,
         "seconds": round(outcomes.ended - outcomes.started, 3),
-        "first_update_seconds": round(min(updates) - outcomes.started, 3) if updates else None,
-        "images_per_second": round(samples / training, 2) if training > 0 else 0.0,
+        "first_update_seconds": None if first is None else round(first - outcomes.started, 3),
+        "images_per_second": round(account.speed(examples), 2),
         "staleness": _staleness(account.staleness),
         "leases": {
             "granted": account.grants,
@@ -227,10 +245,10 @@ def summarise(
         },
         **measures(mean(account.staleness) if account.staleness else 0.0),
         "conservation": account.conservation.verdict(facts.get("program", "gradient") == "gradient"),
-        "skipped_examples": sum(account.skipped.values()),
+        "skipped_examples": sum(each.skipped for each in account.finished.values()),
         "skipped_average_versions": account.skipped_versions,
         "faults": dict(sorted(account.faults.items())),
-        "train_loss": _last_epoch(account.losses, plan.leases_per_epoch),
+        "train_loss": _last_epoch(account.finished.values(), plan.leases_per_epoch),
         "worker_seconds": {name: round(seconds, 3) for name, seconds in sorted(account.seconds.items())},
         "evaluation": {name: _evaluation(*found) for name, found in outcomes.evaluations.items()},
         "journal_sha256": journal_digest(folder / JOURNAL),
@@ -253,8 +271,9 @@ def _staleness(histogram: Counter[int]) -> dict[str, Any]:
     }
 
 
-def _last_epoch(losses: list[tuple[float, int]], leases_per_epoch: int) -> float | None:
+def _last_epoch(finished: Iterable[LeaseFinished], leases_per_epoch: int) -> float | None:
     """Mean main loss per example over the last epoch's worth of leases whose loss is known and which had examples."""
+    losses = [(each.loss, each.samples - each.skipped) for each in finished]
     known = [(loss, count) for loss, count in losses if math.isfinite(loss) and count][-leases_per_epoch:]
     return sum(loss * count for loss, count in known) / sum(count for _, count in known) if known else None
 

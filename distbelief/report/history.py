@@ -1,6 +1,7 @@
 """History: what a run's journals say about its course: losses and throughput over time, staleness and time by worker.
 
-summary.json has the sums; what cannot be told from sums is read here, in one pass.
+summary.json has the sums; what cannot be told from sums is read here, in one pass, and counted as there: what a shard
+applied and lost again, or a lease that was finished and came back, does not count.
 """
 
 from __future__ import annotations
@@ -11,18 +12,15 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distbelief.summary import NOBODY, Account
+from distbelief.timing import PARTS
 from ps.journal import (
     Arithmetic,
-    LeaseFinished,
     LeaseGranted,
     LedgerOpened,
-    PushHandled,
     Record,
-    RoundApplied,
     WorkerTimed,
 )
-from ps.messages import Outcome
-from ps.wire.files import journals, read_journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,34 +78,26 @@ class History:
     def read(cls, folder: Path) -> History:
         """Read a run's journals. Raises JournalDamaged if one is."""
         history = cls()
-        for path in journals(folder):
-            staged: dict[int, int] = {}  # lease to worker, of gradients that wait for their round
-            for record in read_journal(path):
-                history._add(path.stem, record, staged)
+        account = Account.of(folder, history._add)
+        for each in account.finished.values():
+            history.finished.append(Finished(each.now, each.samples - each.skipped, each.loss, each.errors))
+        for (actor, _), versions in account.history.items():
+            for made in versions:
+                history.by_shard[actor].update(made.staleness)
+                for worker, staleness in zip(made.workers, made.staleness, strict=True):
+                    if worker != NOBODY:
+                        history.by_worker[worker][staleness] += 1
         return history
 
-    def _add(self, actor: str, record: Record, staged: dict[int, int]) -> None:
+    def _add(self, actor: str, record: Record) -> None:
         match record:
-            case PushHandled(outcome=Outcome.APPLIED):
-                self.by_shard[actor][record.staleness] += 1
-                self.by_worker[record.worker][record.staleness] += 1
-            case PushHandled(outcome=Outcome.STAGED):
-                staged[record.lease] = record.worker
-            case RoundApplied():
-                self.by_shard[actor].update(record.staleness)
-                for lease, staleness in zip(record.leases, record.staleness, strict=True):
-                    if lease in staged:
-                        self.by_worker[staged[lease]][staleness] += 1
             case LedgerOpened() if self.opened is None:
                 self.opened = record.now
             case LeaseGranted():
                 self.granted[record.worker] += 1
-            case LeaseFinished():
-                count = record.samples - record.skipped
-                self.finished.append(Finished(record.now, count, record.loss, record.errors))
             case WorkerTimed():
                 self.timed[record.worker] += 1
-                for name in ("lease", "turn", "decode", "compute", "exchange"):
+                for name in PARTS:
                     self.seconds[record.worker][name] += getattr(record, f"{name}_seconds")
             case Arithmetic():
                 self.arithmetic[actor] = record

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import structs
+from msgspec.structs import replace
 
 from distbelief.rundir import JOURNAL, SUMMARY
 from distbelief.summary import Account, Outcomes, summarise
@@ -126,7 +126,7 @@ def test_every_key_by_hand(tmp_path: Path) -> None:
         "epochs": 1.4,
         "seconds": 12.75,
         "first_update_seconds": 3.5,
-        "images_per_second": 8.75,
+        "images_per_second": 6.25,
         "staleness": {
             "mean": 2.0, "p50": 2, "p95": 7, "max": 7, "histogram": {"0": 2, "1": 2, "2": 3, "3": 1, "7": 1},
         },
@@ -311,14 +311,32 @@ def test_a_resumed_run_was_not_slow_while_it_was_down(tmp_path: Path) -> None:
     early = LedgerOpened(101.0, 3, 2, 25, 10, 2, 3, resumed=True)  # before the first update: that is not in the time
     found = summary(tmp_path, {**shards, "ledger": [early, *again]})
     assert found["samples"] == 35
-    assert found["images_per_second"] == round(35 / (7.0 - 2.5), 2)
+    assert found["images_per_second"] == round((10 + 10) / (1.5 + 3.0), 2)  # of leases 1 and 3: 0 and 2 began a stretch
+
+
+def test_what_comes_with_the_first_update_is_no_speed(tmp_path: Path) -> None:
+    """A round of 20 examples at 102, one of 5 at 104."""
+    pushes = [replace(pushed(101.0, lease, -1, Outcome.STAGED), version=0) for lease in (0, 1, 2)]
+    rounds = [
+        RoundApplied(102.0, (0, 1), (0, 0), 20, 2, False, 0.1, 1),
+        RoundApplied(104.0, (2,), (0,), 5, 2, False, 0.1, 2),
+    ]
+    found = summary(tmp_path, {f"shard-{shard}": [opened(shard), *pushes, *rounds] for shard in (0, 1)})
+    assert (found["samples"], found["images_per_second"]) == (25, 2.5)
+
+
+def test_a_lease_that_came_back_after_it_was_finished_counts_once(tmp_path: Path) -> None:
+    ledger = [finished(0, 4.0, skipped=3), LeaseReturned(104.0, 0, 0), finished(1, 1.0), finished(0, 2.0, skipped=3)]
+    found = summary(tmp_path, {"ledger": ledger})
+    assert found["skipped_examples"] == 3
+    assert found["train_loss"] == pytest.approx((1.0 * 10 + 2.0 * 7) / 17)
 
 
 def test_shards_that_were_cut_anew_have_what_those_had_before(tmp_path: Path) -> None:
     """Two shards with leases 0 and 1, then one that applies 2 and comes back once."""
     two = [pushed(102.0, 0, 0), pushed(103.0, 1, 0)]
     cut = ShardOpened(110.0, 0, 1, 0, 2, 20, 32, "", 3, cut=1)
-    back = structs.replace(cut, now=112.0, incarnation=1)
+    back = replace(cut, now=112.0, incarnation=1)
     journals = {
         "shard-0": [opened(0), *two, cut, pushed(111.0, 2, 1), back, pushed(113.0, 2, 1), pushed(114.0, 3, 1)],
         "shard-1": [opened(1), *two],

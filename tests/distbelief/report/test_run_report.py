@@ -18,6 +18,9 @@ from distbelief.report.history import Finished, History
 from distbelief.report.run import run_page
 from distbelief.report.subject import Subject
 from distbelief.simulate import simulate
+from ps.journal import LeaseFinished, LeaseReturned, PushHandled, ShardOpened
+from ps.messages import Outcome, Reading
+from ps.wire.files import JournalWriter
 from tests.pages import Page
 
 SMALL = {"run.epochs": 2, "run.batch_size": 64, "cluster.workers": 4, "cluster.shards": 2}  # 46 updates
@@ -96,6 +99,27 @@ def test_rounds_have_their_staleness_by_worker(tmp_path: Path) -> None:
     counted = sum(sum(counts.values()) for counts in history.by_worker.values())
     assert counted == sum(summary_of(run)["staleness"]["histogram"].values()) == 2 * 23
     Page(run_page(Subject.read(run)))
+
+
+def test_what_a_shard_lost_and_a_lease_that_came_back_count_once(tmp_path: Path) -> None:
+    """Lease 0 is applied and finished; the shard comes back without it, and it is applied and finished again."""
+    read = (Reading(0, 0),)
+    first = PushHandled(2.0, 1, 0, 0, 0, 8, read, Outcome.APPLIED, 0.1, 0, 1, True)
+    again = PushHandled(5.0, 2, 0, 0, 1, 8, read, Outcome.APPLIED, 0.1, 3, 1, True)
+    shard = [ShardOpened(1.0, 0, 1, 0, 0, 0, 16), first, ShardOpened(4.0, 0, 1, 1, 0, 0, 16), again]
+    ledger = [
+        LeaseFinished(2.0, 1, 0, 0, 8, 4.0, 1, 0),
+        LeaseReturned(4.0, 0, 0),
+        LeaseFinished(5.0, 2, 0, 1, 8, 2.0, 0, 0),
+    ]
+    for actor, records in (("shard-0", shard), ("ledger", ledger)):
+        journal = JournalWriter(tmp_path / f"{actor}.journal", "run", actor)
+        journal.write(records)
+        journal.close()
+    history = History.read(tmp_path)
+    assert history.finished == [Finished(5.0, 8, 2.0, 0)]
+    assert history.by_shard == {"shard-0": {3: 1}}
+    assert history.by_worker == {2: {3: 1}}
 
 
 def test_a_run_without_gradients_says_that_nothing_was_learned(tmp_path: Path) -> None:
