@@ -125,6 +125,7 @@ def launch(
                 logged.begin(shown(config, prepared))
                 for note in prepared.notes:
                     logged.say(f"note: {note}")
+                rundir.write_started(prepared.spec.folder, started)
                 return Launch(config, prepared, logged, interrupts, started).run()
         finally:
             view.close()
@@ -192,7 +193,7 @@ class Launch:
 
     Args:
         started: When this process was asked for it, seconds since 1970.
-        first: When the run was begun, if this process takes it up again.
+        first: When the run was first asked for, if this process takes it up again.
     """
 
     def __init__(
@@ -216,6 +217,7 @@ class Launch:
         self._started, self._first = started, first
         self._hashes: dict[str, str] = {}
         self._ending, self._message = Ending.FAILED, ""
+        self._watch: Watch | None = None
 
     def run(self) -> dict[str, Any]:
         try:
@@ -229,6 +231,9 @@ class Launch:
             raise RunFailed(
                 f"{where}: {error.strerror or error}; mend that, then distbelief resume {self._spec.folder}"
             ) from error
+        finally:
+            if self._watch is not None:
+                self._watch.close()
 
     def _train(self) -> None:
         self._view.phase("starting Ray")
@@ -278,13 +283,14 @@ class Launch:
                 live.moved.append(lambda targets: self._connected(targets, facts))
                 self._interrupts.orderly = True
                 classes = len(self._traits.classes)
-                watch = Watch(self._config, self._spec, classes, live, self._view, self._seconds)
+                earlier = self._started - (self._first or self._started)
+                watch = Watch(self._config, self._spec, classes, live, self._view, self._seconds, earlier)
+                self._watch = watch
                 self._advisor = Advisor(self._config, self._spec, self._dataset, self._weights_N, self._view.say)
                 try:
                     watch.until_ended(lambda: self._interrupts.seen)
                 finally:
                     self._advisor.close()
-                    watch.close()
                 self._ending, self._message = watch.ending()
             if self._ending is not Ending.COMPLETED:
                 self._view.phase("writing a snapshot")
@@ -321,6 +327,8 @@ class Launch:
         for name in rundir.WEIGHTS:
             weights_N = rundir.read_weights(self._spec.folder / f"{name}.safetensors", self._spec.layout)
             found[name] = _within(limit, evaluator, weights_N), self._hashes[name]
+        if self._watch is not None and (average := found["average"][0]) is not None:
+            self._watch.evaluated(average)
         outcomes = Outcomes(self._first or self._started, time.time(), self._ending.value, self._message, found)
         facts = self._facts | {"warnings": warnings_of(self._spec.folder)}
         summary = summarise(self._spec.folder, self._spec.plan, facts, outcomes, self._measures)

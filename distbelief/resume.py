@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import sys
 import time  # noqa: TID251 -- waits for what is left of the run's processes
 from dataclasses import replace
@@ -33,6 +34,7 @@ from distbelief.launcher import Launch, Prepared, exit_code, identity_of, shown
 from distbelief.logs import LoggedView
 from distbelief.progress import View, view_for
 from distbelief.status import running
+from distbelief.summary import VIRTUAL_START
 from ps.errors import BadInput, RunFailed, require
 from ps.ledger import Ending
 from ps.messages import LEDGER
@@ -73,27 +75,31 @@ def resume(
     """
     view = view or view_for(sys.stderr)
     started = time.time() if started is None else started
-    with Interrupts() as interrupts, rundir.held(run), logging_to(run, "driver"):
+    with Interrupts() as interrupts, rundir.held(run):
         try:
             config, prepared, first = _prepare(run, workers, shards)
-            logged = LoggedView(view)
-            logged.begin(shown(config, prepared))
-            _wait_until_gone(run)
-            rundir.remove_connection(run)
-            (run / rundir.SUMMARY).unlink(missing_ok=True)
-            return Launch(config, prepared, logged, interrupts, started, first).run()
+            with logging_to(run, "driver"):
+                logged = LoggedView(view)
+                logged.begin(shown(config, prepared))
+                _wait_until_gone(run)
+                rundir.remove_connection(run)
+                (run / rundir.SUMMARY).unlink(missing_ok=True)
+                return Launch(config, prepared, logged, interrupts, started, first).run()
         finally:
             view.close()
 
 
 def _prepare(run: Path, workers: int | None, shards: int | None) -> tuple[Config, Prepared, float]:
-    """The run as it goes on, and when it was begun."""
+    """The run as it goes on, and when it was first asked for."""
     for option, count in (("--workers", workers), ("--shards", shards)):
         require(count is None or count >= 1, option, count, "at least 1")
     config = rundir.config_of(run)
     if (by := _ended_by(run)) in OVER:
         raise BadInput(f"run: got {run}, which has {by}; expected one that was interrupted, killed or stopped early")
     opened = openings(run / rundir.JOURNAL)
+    if opened[0].now == VIRTUAL_START:
+        again = shlex.join(["distbelief", "simulate", "--config", str(run / rundir.CONFIG)])
+        raise BadInput(f"run: got {run}, a simulated run; expected a live one: simulate it again with {again}")
     cluster = replace(config.cluster, shards=opened[-1].shards)  # config.toml has the first
     if workers is not None:
         cluster = replace(cluster, workers=workers)
@@ -123,7 +129,8 @@ def _prepare(run: Path, workers: int | None, shards: int | None) -> tuple[Config
         before = _as_it_is(spec, opened[-1].shards)
         spec = replace(spec, cut=spec.cut + 1)
     facts = facts_of(config, drafted)
-    return config, Prepared(spec, drafted.weights_N, Traits.of(dataset), dataset, facts, before=before), first.now
+    asked = rundir.started(run) or first.now
+    return config, Prepared(spec, drafted.weights_N, Traits.of(dataset), dataset, facts, before=before), asked
 
 
 def _as_it_is(spec: RunSpec, shards: int) -> RunSpec:

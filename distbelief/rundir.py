@@ -1,6 +1,7 @@
 """Run directory: what a run leaves on disk, and the weights in it.
 
-config.toml  journal/  metrics.jsonl  tensorboard/  latest.safetensors  average.safetensors  summary.json
+config.toml  journal/  snapshots/  metrics.jsonl  tensorboard/  latest.safetensors  average.safetensors  summary.json
+started            of a live run: when it was first asked for, seconds since 1970, which its times count from
 connection.json    only while the run goes on: where its actors are, and the token (mode 0600)
 worker.token       likewise: what a process outside the cluster needs to join it (mode 0600)
 """
@@ -39,6 +40,8 @@ TOKEN = "worker.token"
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
 JOURNAL = "journal"
+SNAPSHOTS = "snapshots"
+STARTED = "started"
 WEIGHTS = ("average", "latest")
 
 
@@ -53,6 +56,7 @@ def create(config: Config, stamp: str) -> Path:
         if any(folder.iterdir()):
             raise BadInput(f"run directory: {folder} is not empty; expected a new or empty one (--run DIR)")
         (folder / JOURNAL).mkdir()
+        (folder / SNAPSHOTS).mkdir()
         write_whole(folder / CONFIG, replace(config, run=replace(config.run, folder="")).to_toml().encode())
     except OSError as error:
         raise BadInput(
@@ -68,6 +72,22 @@ def _unused(folder: Path) -> Path:
         number += 1
         found = folder.with_name(f"{folder.name}-{number}")
     return found
+
+
+def write_started(folder: Path, seconds: float) -> None:
+    """Say when a live run was first asked for."""
+    write_whole(folder / STARTED, f"{seconds!r}\n".encode())
+
+
+def started(folder: Path) -> float | None:
+    """When it was; None if nobody wrote it down. Raises BadInput if the file is damaged."""
+    path = folder / STARTED
+    if not path.is_file():
+        return None
+    try:
+        return float(path.read_bytes())
+    except ValueError as error:
+        raise BadInput(f"{path}: got {error}, expected seconds since 1970; the file is damaged") from error
 
 
 def config_of(folder: Path) -> Config:

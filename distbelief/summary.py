@@ -41,6 +41,7 @@ Look = Callable[[str, Record], None]
 Piece = tuple[
     str, int
 ]  # a shard's journal between two times that the parameters were cut anew: actor, how often before
+VIRTUAL_START = 0.0  # when every simulated run begins, and no live one
 NOBODY = -1  # in the place of a worker that no record names
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time  # noqa: TID251 -- the live clock, and what a person watches
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ from ps.rules import WITH_MOMENTUM
 if TYPE_CHECKING:
     from cluster.live.run import LiveRun
     from cluster.spec import RunSpec, RunStatus
+    from workers.evaluation import Evaluation
 
 LOOK_SECONDS = 0.1
 STATUS_SECONDS = 1.0
@@ -35,16 +37,24 @@ class Watch:
 
     Args:
         classes: Of the data.
-        seconds: Since the run was asked for.
+        seconds: Since this process was asked for it: what limits count.
+        earlier: Seconds from when the run was first asked for until then: what is shown and written counts from there.
     """
 
     def __init__(
-        self, config: Config, spec: RunSpec, classes: int, live: LiveRun, view: View, seconds: Callable[[], float]
+        self,
+        config: Config,
+        spec: RunSpec,
+        classes: int,
+        live: LiveRun,
+        view: View,
+        seconds: Callable[[], float],
+        earlier: float = 0.0,
     ) -> None:
         self._config = config
         self._live = live
         self._view = view
-        self._seconds = seconds
+        self._seconds, self._earlier = seconds, earlier
         self._meter = Meter(spec.plan, spec.cluster.workers)
         self._log = MetricsLog(spec.folder)
         self._stall = StallDetector(classes)
@@ -102,12 +112,17 @@ class Watch:
             f"diverged at update {ledger.finished} ({ledger.message}) with {used} and {workers} workers; {advice}"
         )
 
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Write down what the average came to when the run was over."""
+        if self._moment:
+            self._log.evaluation(replace(self._moment, seconds=self._seconds() + self._earlier), evaluation)
+
     def close(self) -> None:
         self._log.close()
 
     def _look(self, now: float) -> None:
         self._status = self._live.status()
-        self._moment = self._meter.moment(now - self._began, self._status)
+        self._moment = self._meter.moment(now + self._earlier, self._status)
         self._view.show(self._moment)
         ledger = self._status.ledger
         if self._stall.stalled(ledger.finished, ledger.recent_loss, ledger.recent_auxiliary):

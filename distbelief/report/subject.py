@@ -12,6 +12,7 @@ from distbelief import rundir
 from distbelief.config import Config
 from distbelief.histogram import total
 from distbelief.report.history import History
+from distbelief.summary import VIRTUAL_START
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,15 @@ class Subject:
         history = History.read(folder / rundir.JOURNAL)
         path = folder / rundir.SUMMARY
         summary = json.loads(path.read_bytes()) if path.is_file() else None
-        return cls(folder.resolve(), config, summary, read_metrics(folder), history, _began(summary, history))
+        began = rundir.started(folder) or history.opened or 0.0
+        return cls(folder.resolve(), config, summary, read_metrics(folder), history, began)
 
     @property
     def simulated(self) -> bool:
-        """Whether its times are virtual."""
-        return self.history.opened == 0.0
+        """Whether its times are virtual: the summary says so, or the journals begin where virtual time does."""
+        if self.summary is not None:
+            return self.summary.get("clock") == "simulated"
+        return self.history.opened == VIRTUAL_START
 
     @property
     def learned(self) -> bool:
@@ -68,10 +72,3 @@ def read_metrics(folder: Path) -> tuple[dict[str, Any], ...]:
     path = folder / rundir.METRICS
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
     return tuple(json.loads(line) for line in lines if line.endswith("\n"))
-
-
-def _began(summary: dict[str, Any] | None, history: History) -> float:
-    """A live run's clock starts with the command, which its journals do not know."""
-    if summary and summary.get("clock") != "simulated" and summary["first_update_seconds"] and history.finished:
-        return history.finished[0].now - float(summary["first_update_seconds"])
-    return history.opened or 0.0

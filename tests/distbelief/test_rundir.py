@@ -47,9 +47,18 @@ def test_a_new_directory_holds_the_configuration_and_an_empty_journal(tmp_path: 
     chosen = config(tmp_path / "a" / "b", seed=5)
     folder = rundir.create(chosen, "stamp")
     assert folder == tmp_path / "a" / "b"
-    assert sorted(path.name for path in folder.iterdir()) == ["config.toml", "journal"]
-    assert list((folder / "journal").iterdir()) == []
+    assert sorted(path.name for path in folder.iterdir()) == ["config.toml", "journal", "snapshots"]
+    assert [*(folder / "journal").iterdir(), *(folder / "snapshots").iterdir()] == []
     assert rundir.config_of(folder) == replace(chosen, run=replace(chosen.run, folder=""))
+
+
+def test_when_it_was_asked_for_is_kept_to_the_bit(tmp_path: Path) -> None:
+    assert rundir.started(tmp_path) is None
+    rundir.write_started(tmp_path, 1764064800.1234567)
+    assert rundir.started(tmp_path) == 1764064800.1234567
+    (tmp_path / "started").write_text("noon")
+    with pytest.raises(BadInput, match=r"started: got could not convert .*, expected seconds since 1970"):
+        rundir.started(tmp_path)
 
 
 def test_its_configuration_starts_the_same_run_in_another_directory(

@@ -37,8 +37,8 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_leaves_what_a_live_run_leaves(learned: Path) -> None:
     assert {path.name for path in learned.iterdir()} == {
-        "config.toml", "journal", "metrics.jsonl", "tensorboard", "latest.safetensors", "average.safetensors",
-        "summary.json",
+        "config.toml", "journal", "snapshots", "metrics.jsonl", "tensorboard", "latest.safetensors",
+        "average.safetensors", "summary.json",
     }  # fmt: skip
     names = [path.name for path in journals(learned / "journal")]
     assert names == [f"{actor}.journal" for actor in ("averager", "host-0", "ledger", "shard-0", "shard-1")]
@@ -74,6 +74,27 @@ def test_the_same_configuration_is_the_same_journal(learned: Path, tmp_path: Pat
         assert list(read_journal(path)) == list(read_journal(again / "journal" / path.name))
     first = json.loads((learned / "summary.json").read_text())
     assert other["evaluation"]["latest"]["loss"] != first["evaluation"]["latest"]["loss"]
+
+
+def test_it_is_not_taken_up_as_if_it_were_live(learned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even one that was killed, or that says it was stopped early."""
+    summary = (learned / "summary.json").read_text()
+    before = {path: path.read_bytes() for path in learned.rglob("*") if path.is_file()}
+    try:
+        for left in ("", summary.replace('"completed"', '"time"')):
+            (learned / "summary.json").write_text(left)
+            assert cli.run(["resume", str(learned)]) == 2
+            said = capsys.readouterr().err
+            assert f"got {learned}, a simulated run; expected a live one: simulate it again with" in said
+            assert f"distbelief simulate --config {learned / 'config.toml'}" in said
+    finally:
+        (learned / "summary.json").write_text(summary)
+    assert {path: path.read_bytes() for path in learned.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_no_run_directory_is_left_as_it_is(tmp_path: Path) -> None:
+    assert cli.run(["resume", str(tmp_path)]) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_gradients_it_takes_the_same_time_and_learns_nothing(learned: Path, tmp_path: Path) -> None:

@@ -165,7 +165,9 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchRu
     monkeypatch.setattr(watch, "time", SimpleNamespace(sleep=sleep))
     monkeypatch.setattr(watch, "os", SimpleNamespace(sched_getaffinity=lambda _: set(range(CORES))))
 
-    def start(settings: dict[str, object] | None = None, interrupted_at: float = FAR, **script: Any) -> Watched:
+    def start(
+        settings: dict[str, object] | None = None, interrupted_at: float = FAR, earlier: float = 0.0, **script: Any
+    ) -> Watched:
         config = Config.of({"cluster.workers": 4, "run.evaluate_share": 0, **(settings or {})})
         spec: Any = SimpleNamespace(
             plan=PLAN,
@@ -176,7 +178,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchRu
         )
         run: Any = Run(clock, **script)
         screen = Screen()
-        watches.append(watch.Watch(config, spec, CLASSES, run, screen, lambda: clock.now))
+        watches.append(watch.Watch(config, spec, CLASSES, run, screen, lambda: clock.now, earlier))
         watches[-1].until_ended(lambda: clock.now - BEGAN >= interrupted_at)
         return run, watches[-1], screen
 
@@ -229,7 +231,7 @@ def test_a_signal_comes_before_every_other_reason_and_stops_once(watched: WatchR
 def test_workers_that_do_not_end_are_not_waited_for(watched: WatchRun) -> None:
     run, watch_, screen = watched(interrupted_at=2.0, obeys=FAR)
     assert run.poll()
-    assert screen.moments[-1].seconds == 2.0 + watch.ORDERLY_SECONDS + TICK
+    assert screen.moments[-1].seconds == BEGAN + 2.0 + watch.ORDERLY_SECONDS + TICK
     assert watch_.ending() == (Ending.SIGNAL, "")
 
 
@@ -323,17 +325,28 @@ def test_none_is_begun_after_a_stop(watched: WatchRun) -> None:
 
 def test_what_a_person_sees_and_what_is_written(watched: WatchRun, tmp_path: Path) -> None:
     run, _, screen = watched({"run.evaluate_share": 1.0}, ends=BEGAN + 12, takes=8.0, errors=(0.25,))
-    assert [moment.seconds for moment in screen.moments] == [*map(float, range(12)), 12.0]
+    assert [moment.seconds for moment in screen.moments] == [BEGAN + each for each in range(13)]
     assert run.statuses == len(screen.moments)
     assert [(moment.updates, moment.staleness_mean) for moment in screen.moments[1:3]] == [(10, 1.0), (20, 1.0)]
     written = lines(tmp_path)
-    assert [(line["kind"], line["seconds"]) for line in written] == [
+    assert [(line["kind"], line["seconds"] - BEGAN) for line in written] == [
         ("train", 0.0), ("train", 5.0), ("evaluation", 9.0), ("train", 10.0), ("train", 12.0),
     ]  # fmt: skip
     assert written[2]["average_top1_error"] == 0.25
     assert written[-1]["updates"] == 120
     assert math.isclose(screen.moments[5].images_per_second, 100.0)
     assert screen.moments[-1].average_error == 0.25
+
+
+def test_a_run_that_was_taken_up_counts_from_when_it_was_first_asked_for(watched: WatchRun, tmp_path: Path) -> None:
+    """Limits count from when this process was."""
+    run, watch_, screen = watched({"run.max_seconds": BEGAN + 3}, earlier=100.0)
+    assert run.stops == [(3.0, Ending.TIME)]
+    assert screen.moments[0].seconds == 100.0 + BEGAN
+    watch_.evaluated(Evaluation(0.125, 0.0, 1.0, 360))
+    last = lines(tmp_path)[-1]
+    assert (last["kind"], last["average_top1_error"], last["seconds"]) == ("evaluation", 0.125, 100.0 + BEGAN + 4.0)
+    assert last["samples"] == screen.moments[-1].samples
 
 
 def test_the_average_is_read_into_a_buffer_of_the_whole_model(watched: WatchRun) -> None:

@@ -6,11 +6,12 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 
-from distbelief import cli
+from distbelief import cli, rundir
 from distbelief.config import Config
 from distbelief.progress import number, percent
 from distbelief.report.axes import share
@@ -99,6 +100,18 @@ def test_rounds_have_their_staleness_by_worker(tmp_path: Path) -> None:
     counted = sum(sum(counts.values()) for counts in history.by_worker.values())
     assert counted == sum(summary_of(run)["staleness"]["histogram"].values()) == 2 * 23
     Page(run_page(Subject.read(run)))
+
+
+def test_a_live_run_begins_when_it_was_asked_for(learned: Path, tmp_path: Path) -> None:
+    """So do the seconds in metrics.jsonl. The summary's clock says which kind of run it is."""
+    run = tmp_path / "run"
+    copytree(learned, run)
+    (run / "summary.json").write_text(json.dumps({**summary_of(learned), "clock": "live"}))
+    rundir.write_started(run, 1764064800.0)
+    subject = Subject.read(run)
+    assert not subject.simulated
+    assert subject.began == 1764064800.0
+    assert "2025-11-25 10:00:00 UTC" in Page(run_page(subject)).texts["td"]
 
 
 def test_what_a_shard_lost_and_a_lease_that_came_back_count_once(tmp_path: Path) -> None:
