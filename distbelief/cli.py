@@ -412,8 +412,9 @@ def verify(run: Path, as_json: bool, debug: bool) -> int:
     """Say whether every example was applied exactly once on every shard.
 
     From the run's journals. Exit code 0 only if every example of every epoch
-    was; 3 if the run ended early and nothing is wrong with what it applied; 1
-    if an example was lost or counted twice.
+    was, but for those that could not be read, which are counted; 3 if the run
+    ended early and nothing is wrong with what it applied; 1 if an example was
+    lost or counted twice, or a journal's end was lost.
 
     \b
     Examples:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import structs
 
 from cluster.copies import Copies
 from cluster.crashes import CrashingSimulation
@@ -33,7 +34,7 @@ from cluster.model import ClusterModel
 from cluster.pieces import Pieces, with_gradients, without_gradients
 from cluster.recording import Recording
 from cluster.simulated import Simulation, shard_address
-from cluster.spec import RunSpec
+from cluster.spec import RunSpec, RunStatus
 from cluster.vectors import OwnVectors, SharedVectors, Vectors
 from distbelief import advisor, memory, own, rundir
 from distbelief.card import Card
@@ -54,6 +55,7 @@ from ps.wire.files import SUFFIX, JournalWriter
 from workers.arithmetic import arithmetic
 from workers.evaluation import Evaluation, Evaluator
 from workers.images import Traits
+from workers.unreadable import UnreadableList
 
 Journals = Mapping[Address, JournalWriter]
 
@@ -201,7 +203,8 @@ class _Simulate:
         if not self._learns:
             return without_gradients(self._spec, journals)
         dataset = self._drafted.dataset
-        computation = build_computation(self._spec, dataset, build_batches(self._spec, dataset).batch)
+        batches = build_batches(self._spec, dataset, UnreadableList(self._spec.unreadable).add)
+        computation = build_computation(self._spec, dataset, batches.batch)
         vectors: Vectors = SharedVectors(self._spec.bounds, computation, copies)
         if self._spec.program.steps_in_place or self._spec.faults:
             vectors = OwnVectors(self._spec.layout.size, computation)
@@ -242,10 +245,17 @@ class _Simulate:
             self._evaluate()
 
     def _moment(self) -> Moment:
-        return self._meter.moment(self._simulation.now, self._simulation.status())
+        return self._meter.moment(self._simulation.now, self._status())
+
+    def _status(self) -> RunStatus:
+        """Where nothing learns, no loss is known."""
+        status = self._simulation.status()
+        if self._learns:
+            return status
+        return replace(status, ledger=structs.replace(status.ledger, recent_loss=math.nan, recent_error=math.nan))
 
     def _record(self) -> None:
-        self._log.moment(self._moment(), self._simulation.status())
+        self._log.moment(self._moment(), self._status())
 
     def _evaluate(self) -> None:
         if not self._simulation.read(True, self._vector_N):
@@ -271,7 +281,12 @@ class _Simulate:
         ending = status.ending or Ending.FAILED.value
         message = status.message if status.ending else "all workers were lost before the run ended"
         outcomes = Outcomes(0.0, self._simulation.now, ending, message, found)
-        facts = {"clock": "simulated", "real_seconds": round(real_seconds, 3), **facts_of(self._config, self._drafted)}
+        facts = {
+            "clock": "simulated",
+            "gradients": self._config.simulate.gradients,
+            "real_seconds": round(real_seconds, 3),
+            **facts_of(self._config, self._drafted),
+        }
         summary = summarise(self._spec.folder, self._spec.plan, facts, outcomes, self._measures)
         if broken := complaint(summary["conservation"]):
             self._view.say(broken)

@@ -218,7 +218,7 @@ def summarise(
     """Add up a run and write its summary.json; return it.
 
     Args:
-        facts: Workers, shards, model, parameters, seed.
+        facts: Workers, shards, model, parameters, seed; "gradients": "none" if nothing was learned.
         measures: What else is known, given the mean staleness.
     """
     account = Account.of(folder / JOURNAL)
@@ -226,6 +226,7 @@ def summarise(
     examples = {id: plan.count(id) for id in done}
     samples = sum(examples.values())
     updated = account.updated
+    learned = facts.get("gradients") != "none"
     first = min((updated[id] for id in done), default=None)
     summary: dict[str, Any] = {
         **facts,
@@ -249,7 +250,7 @@ def summarise(
         "skipped_examples": sum(each.skipped for each in account.finished.values()),
         "skipped_average_versions": account.skipped_versions,
         "faults": dict(sorted(account.faults.items())),
-        "train_loss": _last_epoch(account.finished.values(), plan.leases_per_epoch),
+        "train_loss": _last_epoch(account.finished.values(), plan.leases_per_epoch) if learned else None,
         "worker_seconds": {name: round(seconds, 3) for name, seconds in sorted(account.seconds.items())},
         "evaluation": {name: _evaluation(*found) for name, found in outcomes.evaluations.items()},
         "journal_sha256": journal_digest(folder / JOURNAL),

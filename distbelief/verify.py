@@ -2,6 +2,7 @@
 
     exactly once   every lease of the plan is on every shard, once                                         exit code 0
     broken         a lease counted twice, or one that was called finished is missing, or records are lost  exit code 1
+                   (so too where a journal lost its end, and with it what was applied)
     ended early    nothing of that kind, but the run stopped before its last lease (signal, time, target)  exit code 3
 
 A run that ended early is judged on what it granted: each granted lease is on every shard once, or is listed as missing.
@@ -95,6 +96,7 @@ class Verification:
         leases: In the plan. `everywhere`: on every shard. `torn`: on some shards, but not on all.
         problems: One line each, for a person.
         faults: Planned ones that fired, by kind.
+        skipped: Examples of finished leases that could not be read: their leases were applied without them.
         cut: Shards that there were, at first and each time after the parameters were cut anew.
     """
 
@@ -108,6 +110,7 @@ class Verification:
     ledger: LedgerCount
     problems: tuple[str, ...]
     faults: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
     cut: tuple[int, ...] = ()
 
 
@@ -165,6 +168,7 @@ class _Ledger:
     shards: list[int] = field(default_factory=list)
     count: LedgerCount = field(default_factory=LedgerCount)
     finished: IntervalSet = field(default_factory=IntervalSet)
+    skipped: Counter[int] = field(default_factory=Counter)  # by lease that is finished
     stopped_by: str = ""
 
     def read(self, records: Iterable[Record]) -> None:
@@ -183,10 +187,13 @@ class _Ledger:
                     self.count.granted_again += record.attempt > 0
                 case LeaseReturned():
                     self.count.returned += 1
+                    self.skipped.pop(record.lease, None)
                     if self.finished.discard(record.lease):
                         self.count.reopened += 1
                 case LeaseFinished():
                     self.finished.add(record.lease)
+                    if record.skipped:
+                        self.skipped[record.lease] = record.skipped
                 case LedgerStopped():
                     self.stopped_by = record.reason
         self.count.finished = len(self.finished)
@@ -309,7 +316,7 @@ def _verdict(ledger: _Ledger, plan: LeasePlan, readers: list[_Shard]) -> Verific
     verdict = BROKEN if problems else EXACTLY_ONCE if whole else ENDED_EARLY
     return Verification(
         verdict, ledger.stopped_by, plan.epochs, plan.leases, len(everywhere), len(somewhere - everywhere), counts,
-        ledger.count, tuple(problems), cut=tuple(ledger.shards),
+        ledger.count, tuple(problems), skipped=ledger.skipped.total(), cut=tuple(ledger.shards),
     )  # fmt: skip
 
 
@@ -347,16 +354,17 @@ def _lines(found: Verification) -> list[str]:
 
 def _verdict_line(found: Verification) -> str:
     if found.verdict == BROKEN:
-        return "BROKEN: examples were lost or counted twice, as said above"
+        return "BROKEN: examples were lost or counted twice, or a journal's end was lost, as said above"
+    skipped = f", but {_number(found.skipped, 'unreadable example')}, skipped" if found.skipped else ""
     if found.verdict == EXACTLY_ONCE:
         return (
             f"exactly once: every example of {_number(found.epochs, 'epoch')} was applied once "
-            f"on {_number(len(found.shards), 'shard')}"
+            f"on {_number(len(found.shards), 'shard')}{skipped}"
         )
     why = f"stopped by {found.stopped_by}" if found.stopped_by else "never stopped: killed, or still going on"
     return (
         f"ended early ({why}): {found.everywhere:,} of {found.leases:,} leases are on every shard, each once; "
-        f"{found.torn:,} are on some shards only; nothing was counted twice"
+        f"{found.torn:,} are on some shards only; nothing was counted twice{skipped}"
     )
 
 

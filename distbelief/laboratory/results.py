@@ -1,6 +1,7 @@
 """Results: what each cell of a grid came to, read from its run directory, and the table of all of them.
 
-diverged    a loss or gradient was not finite, or the last epoch's loss is above that of guessing, ln(classes)
+diverged    a loss or gradient was not finite, or the last epoch's loss is above that of guessing, ln(classes); without
+            gradients nothing does
 to target   at the first evaluation of the average, about as often as simulate.evaluate_epochs says, whose error is
             at most the target; empty if there was none
 """
@@ -102,6 +103,8 @@ class Result:
 
 def _diverged(cell: Cell, summary: dict[str, Any]) -> bool:
     loss = summary["train_loss"]
+    if cell.config.simulate.gradients == "none":
+        return False
     if summary["stopped_by"] == Ending.DIVERGED.value or loss is None:
         return True
     return bool(loss > math.log(_classes(cell.config.data)))

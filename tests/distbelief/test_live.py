@@ -125,8 +125,8 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert "Warning" not in err
     folder = tmp_path / "run"
-    files = {"config.toml", "metrics.jsonl", "latest.safetensors", "average.safetensors", "summary.json"}
-    assert {entry.name for entry in folder.iterdir()} == files | {"journal", "logs", "tensorboard"}
+    files = {"config.toml", "started", "metrics.jsonl", "latest.safetensors", "average.safetensors", "summary.json"}
+    assert {entry.name for entry in folder.iterdir()} == files | {"journal", "snapshots", "logs", "tensorboard"}
     summary = summary_of(tmp_path)
     assert summary["stopped_by"] == "completed"
     assert summary["updates"] == 360
@@ -134,6 +134,10 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     assert 25 < summary["staleness"]["mean"] < 32
     assert 0 < summary["first_update_seconds"] < summary["seconds"]
     assert summary["evaluation"]["average"]["examples"] == 360
+    *_, last = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert (last["kind"], last["samples"]) == ("evaluation", summary["samples"])
+    assert last["average_top1_error"] == summary["evaluation"]["average"]["top1_error"]
+    assert summary["first_update_seconds"] < last["seconds"] <= summary["seconds"]
     cards = {name: read_card(folder / f"{name}.safetensors") for name in ("average", "latest")}
     assert cards["average"].traits == cards["latest"].traits == Traits.of(load(DataSettings(), "train"))
     assert (cards["average"].averaged_versions > 0, cards["latest"].averaged_versions) == (True, 0)

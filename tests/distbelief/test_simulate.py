@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from distbelief import cli
 from distbelief.config import Config
@@ -103,6 +105,9 @@ def test_without_gradients_it_takes_the_same_time_and_learns_nothing(learned: Pa
     for key in ("seconds", "updates", "staleness", "leases"):
         assert counted[key] == summary[key]
     assert counted["evaluation"]["average"]["top1_error"] is None
+    assert counted["train_loss"] is None
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss", "train_error"}.isdisjoint(key for line in lines for key in line)
     assert not (tmp_path / "run" / "latest.safetensors").exists()
     assert replay(tmp_path / "run").verdict == "identical"
 
@@ -155,6 +160,20 @@ def test_a_run_without_updates_cannot_be_fitted(tmp_path: Path) -> None:
     simulated(tmp_path / "run", simulate__gradients="none", run__max_seconds=0.0001)
     with pytest.raises(BadInput, match="have no compute times; expected a run with updates"):
         fitted(tmp_path / "run")
+
+
+def test_unreadable_examples_are_named_and_counted(tmp_path: Path) -> None:
+    for split, name in product(("train", "val"), ("ant", "cat")):
+        folder = tmp_path / "data" / split / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (32, 32), (9, 40, 200)).save(folder / "whole.png")
+    (tmp_path / "data" / "train" / "cat" / "bad.png").write_bytes(b"no picture")
+    photographs = {"run__preset": "imagefolder", "data__name": "imagefolder", "data__root": str(tmp_path / "data")}
+    small = {"model__name": "perceptron", "data__image_size": 16, "cluster__workers": 1, "cluster__shards": 1}
+    summary = simulated(tmp_path / "run", run__epochs=2, **photographs, **small)
+    assert summary["skipped_examples"] == 2  # in each epoch
+    (line,) = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
+    assert "bad.png" in line
 
 
 def test_empirical_times_need_a_source(tmp_path: Path) -> None:

@@ -85,6 +85,18 @@ def test_a_whole_run_is_exactly_once(run: Path, capsys: pytest.CaptureFixture[st
     assert printed.endswith("exactly once: every example of 2 epochs was applied once on 2 shards\n")
 
 
+def test_examples_that_could_not_be_read_are_counted_and_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lease 4 came back after it was finished: what it skipped counts once."""
+    again = [LeaseReturned(2.5, 4, 0), LeaseFinished(2.6, 0, 4, 1, 10, 0.5, 0, 3)]
+    skipping = [LeaseFinished(2.0, 0, 4, 0, 10, 0.5, 0, 3), *again, LeaseFinished(2.7, 0, 5, 0, 5, 0.5, 0, 1)]
+    records = [*ledger(range(6), range(4)), *skipping, LedgerStopped(3.0, "completed")]
+    write(run, WHOLE | {"ledger": records})
+    assert cli.run(["verify", str(run)]) == 0
+    assert capsys.readouterr().out.endswith("applied once on 2 shards, but 4 unreadable examples, skipped\n")
+    assert cli.run(["verify", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["skipped"] == 4
+
+
 def test_what_was_retried_is_counted_and_does_no_harm(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again: list[Record] = [push(4, 6, Outcome.DUPLICATE), ExchangeRefused(2.0, 0, 9, 4, Refusal.FUTURE)]
     regrant: list[Record] = [LeaseReturned(2.0, 4, 0), LeaseGranted(2.0, 1, 2, 4, 1, 300.0)]
