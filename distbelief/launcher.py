@@ -18,6 +18,7 @@ import torch
 
 from cluster import serving
 from cluster.cutting import cut_anew
+from cluster.head import HeadLost
 from cluster.local import private_ray
 from cluster.logs import logging_to
 from cluster.spec import ClusterSettings, RunSpec
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from cluster.live.run import LiveRun
 
 RESTING_SECONDS = 120.0  # that a snapshot of a run at rest may take
+AGAIN_SECONDS = 60.0  # that a head which answers again may take until it lets one in
+HEAD_SECONDS = 900.0  # that a cluster's head may be away
 EVALUATION_BUDGET_SECONDS = 3.0  # after a signal; without one the last evaluation takes what it takes
 
 
@@ -178,7 +181,7 @@ def shown(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
     run, cluster, plan = config.run, config.cluster, spec.plan
     member = f", ensemble member {run.ensemble_member}" if run.ensemble_member else ""
     return [
-        ("run", os.path.relpath(spec.folder)),
+        ("run", rundir.named(spec.folder)),
         ("data", f"{config.data.name}, {plan.examples:,} examples, {run.epochs} epochs in batches of {run.batch_size}"),
         ("model", f"{config.model.name}, {spec.layout.size:,} parameters, {config.model.precision}{member}"),
         ("cluster", f"{cluster.workers} workers, {cluster.shards} shards, address {cluster.address}{mode}"),
@@ -232,21 +235,46 @@ class Launch:
                 f"{where}: {error.strerror or error}; mend that, then distbelief resume {self._spec.folder}"
             ) from error
         finally:
-            if self._watch is not None:
-                self._watch.close()
+            self._close_watch()
+
+    def _close_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     def _train(self) -> None:
+        """As often as the cluster's head is lost and comes back."""
+        again, machines = self._first is not None, 1
+        while True:
+            try:
+                return self._attempt(again, machines)
+            except HeadLost as lost:
+                rundir.remove_connection(self._spec.folder)
+                self._close_watch()
+                self._await(lost)
+                again, machines = True, lost.head.machines
+                self._spec = replace(self._spec, token=secrets.token_hex(32))  # what is left of it is a stranger now
+
+    def _await(self, lost: HeadLost) -> None:
+        """Return when the head answers again. Raises RunFailed if it does not, or if nobody wants to wait."""
+        minutes = f"{HEAD_SECONDS / 60:.0f} minutes"
+        self._view.say(f"note: {lost}: the run goes on when it is back, if that is within {minutes}")
+        if not lost.head.returns(HEAD_SECONDS, lambda: not self._interrupts.seen):
+            raise RunFailed(f"{lost}; when it is up: distbelief resume {rundir.named(self._spec.folder)}") from lost
+
+    def _attempt(self, again: bool, machines: int) -> None:
         self._view.phase("starting Ray")
         address = self._config.cluster.address
         with private_ray() if address == "local" else nullcontext() as temporary:
             from cluster.live.connection import connected  # Ray reads its settings when it is imported
             from cluster.live.run import LiveRun
 
-            with connected(address, temporary):
+            with connected(address, temporary, AGAIN_SECONDS if machines > 1 else 0.0):
                 self._interrupts.reinstall()
                 if self._before is not None:
-                    self._cut_anew(self._before, LiveRun(self._before, self._weights_N, again=True))
-                self._run_on_ray(LiveRun(self._spec, self._weights_N, again=self._first is not None))
+                    self._cut_anew(self._before, LiveRun(self._before, self._weights_N, True, machines))
+                    self._before = None
+                self._run_on_ray(LiveRun(self._spec, self._weights_N, again, machines))
 
     def _cut_anew(self, before: RunSpec, live: LiveRun) -> None:
         """Bring the run to rest with the shards that it has, and cut the snapshot of that anew."""
@@ -368,7 +396,7 @@ def _results(folder: Path, summary: dict[str, Any]) -> list[tuple[str, str]]:
     speed = f"{summary['images_per_second']:,.0f} images/s"
     again = f"{leases['reissued']} granted again, {leases['outstanding']} unfinished"
     skipped = summary["skipped_examples"]
-    named = os.path.relpath(folder / "unreadable.txt")
+    named = rundir.named(folder / "unreadable.txt")
     return [
         ("ended by", summary["stopped_by"]),
         ("top-1 error", error),
@@ -376,5 +404,5 @@ def _results(folder: Path, summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("staleness", f"mean {staleness['mean']:.1f}, p95 {staleness['p95']}, max {staleness['max']}"),
         ("leases", f"{leases['applied']:,} applied once each, {again}"),
         *([("unreadable", f"{skipped:,} examples skipped, named in {named}")] if skipped else []),
-        ("weights", os.path.relpath(folder / "average.safetensors")),
+        ("weights", rundir.named(folder / "average.safetensors")),
     ]

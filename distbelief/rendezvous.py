@@ -7,7 +7,6 @@ RUN/worker.token holds the run's token and the certificate of its gateway. Whoev
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,4 +87,4 @@ def program() -> str:
 
 def command(join: str, folder: Path) -> str:
     """What to type to join a run."""
-    return f"distbelief worker --connect {join} --token-file {os.path.relpath(folder / rundir.TOKEN)}"
+    return f"distbelief worker --connect {join} --token-file {rundir.named(folder / rundir.TOKEN)}"

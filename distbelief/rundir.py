@@ -90,6 +90,12 @@ def started(folder: Path) -> float | None:
         raise BadInput(f"{path}: got {error}, expected seconds since 1970; the file is damaged") from error
 
 
+def named(path: Path) -> str:
+    """A path as a person reads it best: from where they stand if it is below, else from the root."""
+    relative = os.path.relpath(path)
+    return str(path.absolute()) if relative.startswith("..") else relative
+
+
 def config_of(folder: Path) -> Config:
     """The configuration that a run was started with. Raises BadInput if this is no run directory."""
     if not (folder / CONFIG).is_file():

@@ -11,7 +11,6 @@ Shape suffix: N = parameters of the model.
 from __future__ import annotations
 
 import math
-import os
 import secrets
 import sys
 import time  # noqa: TID251 -- what a person watches
@@ -140,7 +139,7 @@ def _facts(config: Config, spec: RunSpec) -> list[tuple[str, str]]:
     if chosen.compute == "empirical":
         compute = f"as measured in {chosen.source}"
     return [
-        ("run", os.path.relpath(spec.folder)),
+        ("run", rundir.named(spec.folder)),
         (
             "data",
             f"{config.data.name}, {plan.examples:,} examples, {plan.epochs} epochs in batches of {plan.batch_size}",
@@ -349,5 +348,5 @@ def _results(folder: Path, summary: dict[str, Any]) -> list[tuple[str, str]]:
             "leases",
             f"{summary['leases']['applied']:,} applied once each, {summary['leases']['reissued']} granted again",
         ),
-        ("run", os.path.relpath(folder)),
+        ("run", rundir.named(folder)),
     ]

@@ -368,7 +368,7 @@ class Shard:
         return Outcome.APPLIED, rate, staleness
 
     def _close_round(self, now: float, message: CloseRound) -> Outbox:
-        """Apply a round as one update. Raises ValueError, before any change, if it is none, not the next or not here."""
+        """Apply a round as one update. Raises ValueError, before any change, if it is none, not the next, not here."""
         if not message.leases or len(set(message.leases)) < len(message.leases) or message.size < 1:
             raise ValueError(
                 f"shard {self.index}: got a round of leases {message.leases} divided by {message.size}, "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time  # noqa: TID251 -- Ray is waited for
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,7 @@ from cluster import placement
 from cluster.placement import Node
 from ps.errors import BadInput, DistbeliefError, RunFailed
 
+AGAIN_SECONDS = 0.5  # between two tries
 OBJECT_STORE_BYTES = 100 << 20
 
 T = TypeVar("T")
@@ -23,12 +26,13 @@ R = TypeVar("R")
 
 
 @contextmanager
-def connected(address: str, temporary: Path | None) -> Iterator[None]:
+def connected(address: str, temporary: Path | None, seconds: float = 0.0) -> Iterator[None]:
     """A Ray to run on: the cluster at this address, or for "local" one that is started here and ended afterwards.
 
     Args:
         address: As in ClusterSettings.
         temporary: Where a local Ray keeps its files, from `cluster.local.private_ray`.
+        seconds: How long to try; once at least.
 
     Raises:
         BadInput: No Ray answers at the address.
@@ -47,7 +51,7 @@ def connected(address: str, temporary: Path | None) -> Iterator[None]:
         # Ray puts the directory that it is started in, and that of the program, before everything else on its workers'
         # import path, where a user's own folders named "workers" or "cluster" would take the place of ours.
         with chdir(temporary or "/"), _nameless():
-            _init(address, quiet)
+            _init(address, quiet, seconds)
     except Exception as error:
         first = str(error).strip().splitlines()[0]
         if address == "local":
@@ -62,15 +66,20 @@ def connected(address: str, temporary: Path | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _init(address: str, settings: dict[str, Any]) -> None:
-    """Ray's own, but a local one may try twice: it waits 30 s for its processes, too short on a busy machine."""
-    try:
-        ray.init(address=address, **settings)
-    except Exception:
-        if address != "local":
-            raise
-        ray.shutdown()
-        ray.init(address=address, **settings)
+def _init(address: str, settings: dict[str, Any], seconds: float) -> None:
+    """Ray's own, as often as there is time. A local one may always try twice: it waits 30 s for its processes, too
+    short on a busy machine.
+    """
+    deadline = time.monotonic() + seconds
+    for attempt in count(1):
+        try:
+            ray.init(address=address, **settings)
+            return
+        except Exception:
+            if time.monotonic() >= deadline and (address != "local" or attempt > 1):
+                raise
+            ray.shutdown()
+            time.sleep(AGAIN_SECONDS)
 
 
 @contextmanager
@@ -119,6 +128,13 @@ def alive() -> list[Node]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def await_machines(count: int, seconds: float) -> None:
+    """Return when the cluster has so many, or when it had its time."""
+    deadline = time.monotonic() + seconds
+    while len(alive()) < count and time.monotonic() < deadline:
+        time.sleep(AGAIN_SECONDS)
 
 
 def living(address: str) -> list[Node]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from cluster import placement
 from cluster.actors import EvaluatorActor
-from cluster.live.connection import alive, failure
+from cluster.head import Head
+from cluster.live.connection import alive, await_machines, failure
 from cluster.live.depots import Depots
 from cluster.live.hosts import Hosts
 from cluster.live.servers import Servers
@@ -29,6 +30,8 @@ from ps.messages import AVERAGER, LEDGER, Address, Message, Read, ReadDone, Role
 from ps.wire.client import Peer
 from workers.evaluation import Evaluation
 
+MACHINES_SECONDS = 90.0  # that a run which is taken up waits for the machines it had
+
 
 class LiveRun:
     """One run on a Ray that `connected` gave.
@@ -40,6 +43,7 @@ class LiveRun:
         spec: The run.
         weights_N: Initial weights, float32, shape (N,).
         again: It ran before, and is taken up where its run directory says it was.
+        machines: How many to wait for before it starts, within reason.
 
     Attributes:
         targets: Where the run's actors are, once it has started.
@@ -47,8 +51,9 @@ class LiveRun:
         moved: Told of the targets whenever an actor came back elsewhere.
     """
 
-    def __init__(self, spec: RunSpec, weights_N: Tensor, again: bool = False) -> None:
+    def __init__(self, spec: RunSpec, weights_N: Tensor, again: bool = False, machines: int = 1) -> None:
         self._spec = spec
+        self._machines = machines
         self._again = again
         self._site = Site(spec)
         self._servers = Servers(self._site, weights_N, again)
@@ -73,6 +78,8 @@ class LiveRun:
         """Bring everything up and set the workers going. Raises RunFailed if it does not come up."""
         try:
             if not self._site.local:
+                await_machines(self._machines, MACHINES_SECONDS)
+                self._site.head = Head(ray.get_runtime_context().gcs_address, len(alive()))
                 self._depots.open(alive())
                 self._mind_folders()
             self._hosts.begin()
@@ -98,7 +105,9 @@ class LiveRun:
 
         Raises:
             RunFailed: A worker could not go on, or processes are lost again and again.
+            HeadLost: The cluster is gone.
         """
+        self._site.consult(Head.look)
         self._servers.mend()
         self._depots.collect()
         self._hosts.look()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time  # noqa: TID251 -- the live clock
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.head import Head, HeadLost
 from cluster.spec import RunSpec
 from ps.errors import RunFailed
 
@@ -30,12 +32,14 @@ class Site:
         folders: Where each machine's processes write, by the machine's id; a machine that is not named shares the run
             directory.
         notes: What a person was not told yet, a line each.
+        head: Of the cluster that it is on; None: it has a Ray of its own.
     """
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
         self.folders: dict[str, Path] = {}
         self.notes: list[str] = []
+        self.head: Head | None = None
         self._names = count()
         self._losses: list[tuple[float, str]] = []
 
@@ -63,8 +67,26 @@ class Site:
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
         }
 
+    def consult(self, how: Callable[[Head], None]) -> None:
+        """Look after the cluster's head. Raises HeadLost, or RunFailed if without it nothing can be taken up."""
+        if self.head is not None:
+            try:
+                how(self.head)
+            except HeadLost as lost:
+                if self.apart:
+                    raise RunFailed(
+                        f"{lost}, and the run directory is not shared; train anew, in one that is"
+                    ) from lost
+                raise
+
     def lost(self, what: str, many: int = 1) -> None:
-        """A process is gone, one of so many of its kind. Raises RunFailed if that happened too often."""
+        """A process is gone, one of so many of its kind.
+
+        Raises:
+            RunFailed: That happened too often.
+            HeadLost: It is gone since the whole cluster is.
+        """
+        self.consult(Head.needed)
         now, kind = time.monotonic(), what.split()[0]
         self._losses = [(at, of) for at, of in self._losses if now - at < LOSSES_SECONDS] + [(now, kind)]
         if (losses := sum(of == kind for _, of in self._losses)) > MOST_LOSSES * many:

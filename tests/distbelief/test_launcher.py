@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 import distbelief
+from cluster.head import Head, HeadLost
 from distbelief import launcher, memory, rundir
 from distbelief.config import Config
-from distbelief.interrupts import AT_ONCE
-from distbelief.launcher import Prepared, prepare, run_from_command_line
+from distbelief.interrupts import AT_ONCE, Interrupts
+from distbelief.launcher import Launch, Prepared, prepare, run_from_command_line
 from distbelief.progress import Fact, Moment
 from ps.consistency import ConsistencySettings
 from ps.errors import BadInput, RunFailed
@@ -407,3 +408,44 @@ def test_the_facts_that_a_person_sees_first(tmp_path: Path, monkeypatch: pytest.
     local = replace(config, program=ProgramSettings("local", push_every=4), consistency=ConsistencySettings("sync"))
     mode = "consistency sync, program local with 4 batches per lease"
     assert dict(launcher.shown(local, found))["cluster"] == f"8 workers, 2 shards, address local, {mode}"
+
+
+# --- a cluster that loses its head ------------------------------------------------------------------------------------
+
+
+def losing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, returns: bool
+) -> tuple[Launch, Noting, list[tuple[bool, int, str]]]:
+    """A run whose first attempt loses the head of four machines; and every attempt, as (again, machines, token)."""
+    attempts: list[tuple[bool, int, str]] = []
+    head, view = Head("10.0.0.1:6379", 4), Noting()
+    monkeypatch.setattr(head, "returns", lambda seconds, going_on: returns)
+
+    def attempt(self: Launch, again: bool, machines: int) -> None:
+        attempts.append((again, machines, self._spec.token))
+        if len(attempts) == 1:
+            raise HeadLost(head)
+
+    monkeypatch.setattr(Launch, "_attempt", attempt)
+    monkeypatch.setattr(Launch, "_finish", lambda self: {"attempts": len(attempts)})
+    return Launch(Config(), prepared(folder), view, Interrupts(), 0.0), view, attempts
+
+
+def test_a_run_goes_on_when_the_head_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch, view, attempts = losing(tmp_path / "run", monkeypatch, returns=True)
+    assert launch.run() == {"attempts": 2}
+    (first, again) = attempts
+    assert (first[:2], again[:2]) == ((False, 1), (True, 4))
+    assert first[2] != again[2]  # whatever is left of the lost cluster is not let in
+    assert view.noted == [
+        "note: the head of the Ray cluster, 10.0.0.1:6379, does not answer: the run goes on when it is back, if "
+        "that is within 15 minutes"
+    ]
+
+
+def test_a_run_whose_head_stays_away_says_how_to_take_it_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    launch, _, attempts = losing(tmp_path / "run", monkeypatch, returns=False)
+    with pytest.raises(RunFailed, match=r"6379, does not answer; when it is up: distbelief resume run$"):
+        launch.run()
+    assert len(attempts) == 1

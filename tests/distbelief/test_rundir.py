@@ -187,3 +187,10 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     for name in (*contents, "missing", "."):
         assert refusal(tmp_path / name).startswith(f"weights: cannot read {tmp_path / name}: ")
+
+
+def test_a_path_is_shown_as_a_person_reads_it_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert rundir.named(tmp_path / "here" / "runs" / "a") == "runs/a"
+    assert rundir.named(tmp_path / "there") == str(tmp_path / "there")

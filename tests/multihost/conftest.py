@@ -1,7 +1,8 @@
-"""A Ray cluster on four hosts, brought up by `distbelief cluster up` and taken down by `down`."""
+"""Four hosts, and a Ray cluster on them, brought up by plain `ray up` or by `distbelief cluster up`."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import sysconfig
@@ -13,12 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
+from distbelief.nodes.file import ClusterFile
 from distbelief.summary import Account
 from tests.multihost.hosts import Hosts, eventually, hosts, missing
 
 HOSTS = 4
 ROOT = Path(__file__).parents[2]
 DISTBELIEF = str(Path(sys.executable).with_name("distbelief"))
+RAY = str(Path(sys.executable).with_name("ray"))
 WAIT_SECONDS = 240.0
 # The hosts reach no package index: their environment borrows the packages of this one, and has only our wheel itself.
 _ENVIRONMENT = """test -x ~/.distbelief/env/bin/python || {{ {python} -m venv --without-pip ~/.distbelief/env;
@@ -26,7 +29,8 @@ echo "import site; site.addsitedir('{site}')" > ~/.distbelief/env/lib/{version}/
 printf '#!/bin/sh\\nexec ~/.distbelief/env/bin/python -m ray.scripts.scripts "$@"\\n' > ~/.distbelief/env/bin/ray;
 chmod +x ~/.distbelief/env/bin/ray; }}"""
 _INSTALL = """{python} -m pip --python ~/.distbelief/env/bin/python install --quiet --no-index --no-deps \
---force-reinstall "$(ls -t ~/.distbelief/package/*.whl | head -1)" """
+--no-build-isolation --force-reinstall \
+"$(ls -t ~/.distbelief/package/*.whl 2>/dev/null | head -1 | grep . || echo ~/.distbelief/package)" """
 
 
 class Cluster:
@@ -34,6 +38,7 @@ class Cluster:
 
     Attributes:
         file: Its cluster file: the one at the root, with these hosts' addresses and without a package index.
+        shared: A folder that all hosts see.
     """
 
     def __init__(self, made: Hosts, folder: Path) -> None:
@@ -41,6 +46,8 @@ class Cluster:
         self.file = folder / "cluster.yaml"
         self._home = folder / "home"
         self._home.mkdir()
+        self.shared = made.folder / "shared"
+        self.shared.mkdir()
         content = yaml.safe_load((ROOT / "cluster.yaml").read_text())
         content["cluster_name"] = f"test-{folder.name}"
         content["provider"]["head_ip"] = made.address(1)
@@ -59,8 +66,34 @@ class Cluster:
 
     def command(self, *arguments: str, seconds: float = 600.0) -> subprocess.CompletedProcess[str]:
         """`distbelief cluster ...` at the machine beside."""
-        command = self.hosts.client("env", f"HOME={self._home}", DISTBELIEF, "cluster", *arguments, str(self.file))
-        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        return self.beside(DISTBELIEF, "cluster", *arguments, str(self.file), seconds=seconds)
+
+    def beside(self, *command: str, seconds: float = 600.0, **variables: str) -> subprocess.CompletedProcess[str]:
+        """A command at the machine beside, which stands in the checkout."""
+        settings = [f"{name}={value}" for name, value in {"HOME": str(self._home), **variables}.items()]
+        command = tuple(self.hosts.client("env", *settings, *command))
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+
+    @property
+    def token(self) -> Path:
+        """What lets one in."""
+        return self._home / ".distbelief" / "clusters" / ClusterFile.read(self.file).name / "token"
+
+    @contextmanager
+    def dashboard(self) -> Iterator[str]:
+        """Ray's dashboard, brought from the head to the machine beside: its address there."""
+        port = 8265
+        options = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{port}:localhost:{port}"]
+        with subprocess.Popen(self.hosts.ssh(1, "", options)) as tunnel:
+            look = ["bash", "-c", f"</dev/tcp/localhost/{port}"]
+            eventually(lambda: self.beside(*look).returncode == 0, WAIT_SECONDS, "the dashboard")
+            yield f"http://localhost:{port}"
+            tunnel.terminate()
+
+    def machines(self) -> list[str]:
+        """The addresses of the cluster's machines, as the head knows them."""
+        done = self.hosts.run(1, ". ~/.distbelief/environment; distbelief cluster nodes --json")
+        return sorted(node["address"] for node in json.loads(done.stdout)) if done.returncode == 0 else []
 
     @contextmanager
     def launched(self, name: str, *options: str) -> Iterator[subprocess.Popen[str]]:
@@ -82,7 +115,7 @@ class Cluster:
 
     def run(self, name: str) -> Path:
         """The run directory, as the head sees it."""
-        return self.hosts.folder / "home_1" / name
+        return self.hosts.folder / "home_1" / name  # which an absolute name is not below
 
     def until_updates(self, name: str, updates: int) -> None:
         """Return when so many gradients were applied, by the journals that are on the head so far."""
@@ -106,15 +139,21 @@ class Cluster:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster that is up. At the end it is taken down, and nothing of it runs on any host that is still there."""
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Hosts for a cluster. At the end it is taken down, and nothing of it runs on any host that is still there."""
     if reason := missing():
         pytest.skip(reason)
     with hosts(HOSTS) as made:
         cluster = Cluster(made, tmp_path_factory.mktemp("cluster"))
-        done = cluster.command("up")
-        assert done.returncode == 0, done.stdout + done.stderr
         yield cluster
         cluster.command("down")
         for number in made.there():
             assert made.processes(number) == []
+
+
+@pytest.fixture(scope="session")
+def cluster(fresh: Cluster) -> Cluster:
+    """A cluster that `distbelief cluster up` started, whatever ran there before."""
+    done = fresh.command("up")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return fresh

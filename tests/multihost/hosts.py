@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time  # noqa: TID251 -- hosts are waited for
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -131,10 +131,19 @@ class Hosts:
         """A command in the network of a host, and in this machine's file system."""
         return ["ip", "netns", "exec", self._space(number), *command]
 
-    def ssh(self, number: int, command: str) -> list[str]:
-        """A command on a host, in bash, over SSH."""
-        options = ["-q", "-i", str(self.key), "-o", "UserKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=no"]
-        return self.client("ssh", *options, f"root@{self.address(number)}", command)
+    def ssh(self, number: int, command: str, more: Sequence[str] = ()) -> list[str]:
+        """A command on a host, in bash, over SSH. `more`: options of ssh."""
+        options = [
+            *more,
+            "-q",
+            "-i",
+            str(self.key),
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "StrictHostKeyChecking=no",
+        ]
+        return self.client("ssh", *options, f"root@{self.address(number)}", *filter(None, [command]))
 
     def run(self, number: int, command: str, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.ssh(number, command), capture_output=True, text=True, timeout=seconds, check=False)

@@ -1,4 +1,5 @@
-"""A cluster of four hosts, from nothing to a run and back: with a slow link, with guests, cut off, with a host lost.
+"""A cluster of four hosts, from nothing to a run and back: with a slow link, with guests, cut off, without its head,
+with a host lost.
 
 The tests run in this order: the last ones take hosts away.
 """
@@ -8,15 +9,39 @@ from __future__ import annotations
 import json
 import subprocess
 import time  # noqa: TID251 -- a partition lasts so long
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.multihost.conftest import DISTBELIEF, HOSTS, WAIT_SECONDS, Cluster
+import distbelief.cli
+from tests.multihost.conftest import DISTBELIEF, HOSTS, RAY, WAIT_SECONDS, Cluster
+from tests.multihost.hosts import eventually
 
 pytestmark = [pytest.mark.multihost, pytest.mark.timeout(1200)]
 
 PARTITION_SECONDS = 10.0
+
+
+def test_plain_ray_up_as_typed_is_enough_for_a_run(fresh: Cluster) -> None:
+    """Shards are on hosts of their own, workers on all, and all comes back."""
+    done = fresh.beside(RAY, "up", "--yes", str(fresh.file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    own = fresh.hosts.address
+    eventually(lambda: fresh.machines() == [own(i) for i in range(1, HOSTS + 1)], WAIT_SECONDS, "all machines")
+    with fresh.launched("whole", "--shards", "2", "--workers", "8", "--epochs", "4") as process:
+        fresh.until_updates("whole", 20)
+        targets = json.loads((fresh.run("whole") / "connection.json").read_text())["targets"]
+        fresh.ended(process)
+    addresses = {name: target.rpartition(":")[0] for name, target in targets.items()}
+    assert addresses == {"shard-0": own(2), "shard-1": own(3), "ledger": own(1), "averager": own(1)}
+    summary = json.loads((fresh.run("whole") / "summary.json").read_text())
+    assert summary["stopped_by"] == "completed"
+    names = {path.name for path in (fresh.run("whole") / "journal").iterdir()}
+    assert {f"host-{host}.journal" for host in range(HOSTS)} | {"shard-0.journal", "shard-1.journal"} <= names
+    fresh.verified("whole")
+    done = fresh.hosts.run(1, "cd ~ && distbelief replay whole", seconds=WAIT_SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_check_is_content_with_a_cluster_that_is_up_and_names_what_is_wrong(cluster: Cluster) -> None:
@@ -34,21 +59,20 @@ def test_check_is_content_with_a_cluster_that_is_up_and_names_what_is_wrong(clus
     assert "FAILED  SSH: cannot log in" in line
 
 
-def test_shards_are_on_hosts_of_their_own_and_workers_on_all_and_all_comes_back(cluster: Cluster) -> None:
-    with cluster.launched("whole", "--shards", "2", "--workers", "8", "--epochs", "4") as process:
-        cluster.until_updates("whole", 20)
-        targets = json.loads((cluster.run("whole") / "connection.json").read_text())["targets"]
-        cluster.ended(process)
-    addresses = {name: target.rpartition(":")[0] for name, target in targets.items()}
-    own = cluster.hosts.address
-    assert addresses == {"shard-0": own(2), "shard-1": own(3), "ledger": own(1), "averager": own(1)}
-    summary = json.loads((cluster.run("whole") / "summary.json").read_text())
-    assert summary["stopped_by"] == "completed"
-    names = {path.name for path in (cluster.run("whole") / "journal").iterdir()}
-    assert {f"host-{host}.journal" for host in range(HOSTS)} | {"shard-0.journal", "shard-1.journal"} <= names
-    cluster.verified("whole")
-    done = cluster.hosts.run(1, "cd ~ && distbelief replay whole", seconds=WAIT_SECONDS)
+def test_a_job_from_a_laptop_needs_the_token_and_brings_its_results_back(cluster: Cluster, tmp_path: Path) -> None:
+    training = "cd && distbelief launch --address auto --run job --workers 4 --epochs 2"
+    with cluster.dashboard() as address:
+        submit = [RAY, "job", "submit", "--address", address, "--", "bash", "-c", training]
+        stranger = cluster.beside(*submit, RAY_AUTH_MODE="disabled")
+        assert stranger.returncode != 0
+        assert not cluster.run("job").exists()
+        done = cluster.beside(*submit, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(cluster.token))
     assert done.returncode == 0, done.stdout + done.stderr
+    ssh = " ".join(cluster.hosts.ssh(1, "")[4:-1])  # without the namespace, without the host
+    done = cluster.beside("rsync", "-a", "-e", ssh, f"root@{cluster.hosts.address(1)}:job", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "job" / "summary.json").read_text())["stopped_by"] == "completed"
+    assert distbelief.cli.run(["verify", str(tmp_path / "job")]) == 0
 
 
 def test_a_slow_link_slows_and_breaks_nothing(cluster: Cluster) -> None:
@@ -85,7 +109,7 @@ def test_a_guest_joins_from_a_machine_beside_and_another_when_it_died(cluster: C
 
 
 def test_a_host_that_is_cut_off_for_a_while_costs_time(cluster: Cluster) -> None:
-    with cluster.launched("cut", "--shards", "1", "--workers", "4", "--epochs", "30") as process:
+    with cluster.launched("cut", "--shards", "1", "--workers", "4", "--epochs", "20") as process:
         cluster.until_updates("cut", 50)
         with cluster.hosts.cut_off(4):
             time.sleep(PARTITION_SECONDS)
@@ -94,8 +118,24 @@ def test_a_host_that_is_cut_off_for_a_while_costs_time(cluster: Cluster) -> None
     cluster.verified("cut")
 
 
+def test_a_run_goes_on_when_the_head_of_its_cluster_was_started_again(cluster: Cluster) -> None:
+    """Killed with all of Ray on its machine, and started by the command of the cluster file. No Redis."""
+    name, own = str(cluster.shared / "headless"), cluster.hosts.address
+    often = ["--set", "snapshot.every_seconds=2"]
+    with cluster.launched(name, "--shards", "2", "--workers", "4", "--epochs", "20", *often) as process:
+        eventually(lambda: any((cluster.run(name) / "snapshots").glob("*")), WAIT_SECONDS, "a snapshot")
+        cluster.hosts.run(1, "kill -9 $(pgrep -f 'gcs/gcs_server|raylet/raylet')")
+        for command in yaml.safe_load(cluster.file.read_text())["head_start_ray_commands"]:
+            started = cluster.hosts.run(1, command)
+        assert started.returncode == 0, started.stdout + started.stderr
+        out = cluster.ended(process)
+    assert f"note: the head of the Ray cluster, {own(1)}:6379, does not answer: the run goes on when it is back" in out
+    assert cluster.machines() == [own(i) for i in range(1, HOSTS + 1)]
+    cluster.verified(name)
+
+
 def test_a_lost_host_costs_time_and_down_names_it(cluster: Cluster) -> None:
-    with cluster.launched("lost", "--shards", "1", "--workers", "4", "--epochs", "20") as process:
+    with cluster.launched("lost", "--shards", "1", "--workers", "4", "--epochs", "10") as process:
         cluster.until_updates("lost", 50)
         cluster.hosts.lose(3)
         cluster.ended(process)
