@@ -15,6 +15,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from cluster.live.connection import alive
 from cluster.live.site import START_SECONDS, STOP_SECONDS, Site
 from cluster.placement import Node
 from cluster.shipping import Consignment, Depot
@@ -32,7 +33,10 @@ class Depots:
         self._next = 0.0
 
     def open(self, nodes: Sequence[Node]) -> None:
-        """Find out where each machine's processes are to write, and tell the site."""
+        """Find out where these machines' processes are to write, and tell the site. One that joins the cluster later
+        is asked when something is about to start there.
+        """
+        self._site.newcomer = self._admit
         depot: Any = ray.remote(Depot)
         here = self._site.spec.folder
         with tempfile.NamedTemporaryFile(prefix=".", dir=here) as mark:
@@ -46,7 +50,11 @@ class Depots:
                 ray.kill(actor)
             else:
                 self._depots[actor] = Consignment(here)
-        self._site.folders = dict(zip((node.id for node in nodes), folders, strict=True))
+        self._site.folders |= zip((node.id for node in nodes), folders, strict=True)
+
+    def _admit(self, node: str) -> None:
+        with suppress(ray.exceptions.RayError):  # it is lost again, as will be what starts there
+            self.open([each for each in alive() if each.id == node])
 
     def collect(self) -> None:
         """Ask for what is new, now and then, and take what has come. Never waits."""

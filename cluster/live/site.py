@@ -29,8 +29,8 @@ class Site:
 
     Attributes:
         spec: The run.
-        folders: Where each machine's processes write, by the machine's id; a machine that is not named shares the run
-            directory.
+        folders: Where each machine's processes write, by the machine's id; none of a Ray of the run's own.
+        newcomer: Finds that out for one more machine.
         notes: What a person was not told yet, a line each.
         head: Of the cluster that it is on; None: it has a Ray of its own.
     """
@@ -38,6 +38,7 @@ class Site:
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
         self.folders: dict[str, Path] = {}
+        self.newcomer: Callable[[str], None] = lambda node: None
         self.notes: list[str] = []
         self.head: Head | None = None
         self._names = count()
@@ -54,6 +55,8 @@ class Site:
 
     def spec_on(self, node: str) -> RunSpec:
         """The run as processes on this machine see it."""
+        if node not in self.folders:
+            self.newcomer(node)
         return replace(self.spec, folder=self.folders.get(node, self.spec.folder))
 
     def options(self, name: str, node: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Exchanges between hosts, in round trips per second of all workers together, for 1 to 4 shards and 1 to 4 worker
-hosts, each on a host of its own: python -m tests.multihost.exchange_table [PARAMETERS] [ROUNDS]
+hosts, each on a host of its own: python -m tests.multihost.exchange_table [PARAMETERS] [ROUNDS] [WORKER_HOSTS]
 
-All hosts share this machine's cores, and every byte is copied by them: see the last line.
+With WORKER_HOSTS only that row. All hosts share this machine's cores, and every byte is copied by them: see the last
+line.
 """
 
 from __future__ import annotations
@@ -81,14 +82,14 @@ def measure(made: Hosts, elements: int, shards: int, workers: int, rounds: int) 
         return found
 
 
-def main(elements: int, rounds: int) -> None:
+def main(elements: int, rounds: int, row: int) -> None:
     if reason := missing():
         raise SystemExit(reason)
     alone = floor(elements)
     with hosts(2 * MOST, boot=False) as made:
         print(f"{elements:,} float32, round trips/s: median of {rounds} (ratio to the one-thread floor)")
         print("worker hosts  " + "".join(f"{shards} shards".rjust(16) for shards in range(1, MOST + 1)))
-        for workers in range(1, MOST + 1):
+        for workers in [row] if row else range(1, MOST + 1):
             cells = []
             for shards in range(1, MOST + 1):
                 base = alone()
@@ -107,8 +108,8 @@ def run(arguments: Sequence[str]) -> None:
                 case ["work", load, worker, token, targets]:
                     work(Pipe(), Load(*load), range(worker, worker + 1), token, targets)
         case _:
-            elements, rounds = [*map(int, arguments), *(GOOGLENET, ROUNDS)[len(arguments) :]]
-            main(elements, rounds)
+            elements, rounds, row = [*map(int, arguments), *(GOOGLENET, ROUNDS, 0)[len(arguments) :]]
+            main(elements, rounds, row)
 
 
 if __name__ == "__main__":
