@@ -23,6 +23,7 @@ import torch
 
 from cluster.machines import build_batches, build_computation
 from distbelief.measures import Stability, largest_curvature
+from distbelief.policy import LOOKS_AHEAD
 from ps.errors import DistbeliefError
 from ps.leases import LeasePlan
 from ps.streams import derive
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 8  # examples of each gradient
 BATCHES = 4  # that give the scale
-LOOKS_AHEAD = "dana"  # the correction with a velocity per worker
 SCALED = ("adamw", "rmsprop")  # the rules that divide a gradient by its typical size
 ITERATIONS = 8  # products with the Hessian, two gradients each
 LOWEST_PRIORITY = 19
@@ -82,10 +82,12 @@ def stability(config: Config, curvature: float, staleness: float | None = None) 
     """What this configuration's rate is worth at this curvature.
 
     Args:
-        staleness: Mean, as it was measured; by default as so many workers will have it.
+        staleness: Mean, as it was measured; by default as so many workers will have it. Where not all begin at once,
+            that of those who do: the rate falls as the others join.
     """
-    if staleness is None:
-        staleness = float(config.consistency.mean_staleness(config.cluster.workers))
+    at_first = float(config.consistency.staleness_at_first(config.cluster.workers))
+    if staleness is None or config.consistency.begin:
+        staleness = at_first
     rate, momentum = config.schedule.rate, config.rule.momentum
     match config.rule.rule:
         case "sgd":

@@ -18,7 +18,7 @@ import tomli_w
 
 from cluster.model import SimulateSettings
 from cluster.spec import ClusterSettings, SnapshotSettings
-from distbelief.policy import OneWorker
+from distbelief.policy import AUTO, ENOUGH, LED_RULES, LOOKS_AHEAD, OneWorker
 from ps.averager import AverageSettings
 from ps.consistency import ConsistencySettings
 from ps.correction_settings import CorrectionSettings
@@ -139,8 +139,16 @@ class Config:
                 merged.pop("schedule.rate", None)
             if rule == "sgd" and "rule.weight_decay" not in values:
                 chosen["rule"]["weight_decay"] = 0.0
+        named = {**filed, **values}
+        if "consistency.begin" not in named and any(key.startswith("consistency.") for key in named):
+            chosen["consistency"].pop("begin", None)  # the preset's ramp is for its own consistency
+        automatic = chosen["correction"].get("kind", AUTO) == AUTO
+        if automatic:
+            chosen["correction"]["kind"] = CorrectionSettings().kind
         config = cls(**{name: kind(**chosen[name]) for name, kind in sections.items()})
-        carried = config.one_worker.carried_over(config.workers_alike)
+        if automatic and config._can_look_ahead("rule.momentum" in merged):
+            config = replace(config, correction=replace(config.correction, kind=LOOKS_AHEAD))
+        carried = config._carried
         if "schedule.rate" not in merged:
             config = replace(config, schedule=replace(config.schedule, rate=carried.rate))
         if "rule.momentum" not in merged:
@@ -148,14 +156,53 @@ class Config:
         config.check()
         return config
 
+    def _can_look_ahead(self, chosen_momentum: bool) -> bool:
+        """Whether the policy has something to lead: asynchronous gradients of several workers, and a momentum."""
+        momentum = self.rule.momentum if chosen_momentum else self.one_worker.momentum
+        return (
+            self.cluster.workers > 1
+            and not self.consistency.in_rounds
+            and self.program.kind == "gradient"
+            and self.rule.rule in LED_RULES
+            and momentum > 0
+        )
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether each worker has a momentum of its own."""
+        return self.correction.kind == LOOKS_AHEAD
+
     @property
     def workers_alike(self) -> int:
-        """How many asynchronous workers would be as stale: what rate and momentum are carried over to.
+        """How many asynchronous workers would be as stale while the rate is highest: what rate and momentum are carried
+        over to.
 
-        One, where a correction looks after the momentum, or the steps are local.
+        One, where the implicit momentum is corrected for, or the steps are local.
         """
-        alone = self.correction.owns_momentum or self.program.kind in ("local", "elastic")
-        return 1 if alone else 1 + self.consistency.mean_staleness(self.cluster.workers)
+        alone = self.correction.kind == "implicit-momentum" or self.program.kind in ("local", "elastic")
+        return 1 if alone else 1 + self.consistency.staleness_at_first(self.cluster.workers)
+
+    @property
+    def _carried(self) -> OneWorker:
+        return self.one_worker.under(self.rule.rule, self.workers_alike, self.looks_ahead)
+
+    @property
+    def policy_note(self) -> str:
+        """What the policy did with one worker's rate and momentum, in a sentence; empty if it did nothing."""
+        alike, carried = self.workers_alike, self._carried
+        as_carried = (self.schedule.rate, self.rule.momentum) == (carried.rate, carried.momentum)
+        notes = []
+        if self.looks_ahead:
+            notes.append("each worker has a momentum of its own, and pulls read where all of them lead")
+            if as_carried and alike > ENOUGH:
+                notes.append(f"the rate is {ENOUGH}/{alike} of one worker's")
+        elif alike > 1 and self.rule.rule in WITH_MOMENTUM and as_carried:
+            notes.append(f"one worker's rate and momentum, carried over to a staleness of {alike - 1}")
+        workers, begin = self.cluster.workers, self.consistency.begin
+        if 0 < begin < workers:
+            share = 1 - begin / workers
+            notes.append(f"{begin} workers begin, the others wait for their turn to join; all work after {share:.0%}")
+        return "; ".join(notes)
 
     def check(self) -> None:
         """Raise BadInput if two sections do not go together."""

@@ -186,6 +186,7 @@ def shown(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
         ("model", f"{config.model.name}, {spec.layout.size:,} parameters, {config.model.precision}{member}"),
         ("cluster", f"{cluster.workers} workers, {cluster.shards} shards, address {cluster.address}{mode}"),
         ("rule", rule),
+        *([("policy", note)] if (note := config.policy_note) else []),
         *([("faults", f"{len(spec.faults.faults)} planned in {cluster.faults}")] if spec.faults else []),
         ("memory", f"about {needed:.1f} GiB, if all of it is on one machine"),
     ]

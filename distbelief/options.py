@@ -167,13 +167,13 @@ SETTINGS = (
             "package.module:factory."),
     Setting("--batch-size", "run.batch_size", COUNT, "Images per gradient."),
     Setting("--lr", "schedule.rate", NUMBER,
-            "Learning rate, of the mean loss of a batch (else one worker's, carried over to so many workers)."),
+            "Learning rate, of the mean loss of a batch (else one worker's, as the policy carries it over)."),
     Setting("--momentum", "rule.momentum", NUMBER, "Momentum, 0 to below 1 (else carried over likewise)."),
     Setting("--consistency", "consistency.kind", text("NAME"),
             "When a worker may go on: async, bounded, softsync, sync or backup."),
     Setting("--correction", "correction.kind", text("NAME"),
-            "What a stale gradient is worth: none, staleness-rate, dc-asgd, dc-asgd-adaptive, gap-aware, discard, "
-            "implicit-momentum or dana."),
+            "What a stale gradient is worth: auto (the default: the policy's choice), none, staleness-rate, dc-asgd, "
+            "dc-asgd-adaptive, gap-aware, discard, implicit-momentum or dana."),
     Setting("--precision", "model.precision", one_of("float32", "bfloat16"), "Arithmetic of forward and backward."),
     Setting("--wire", "cluster.wire", one_of("float32", "bfloat16", "float16"),
             "Type that vectors have on their way between hosts (within one: only with --set cluster.path=network)."),

@@ -9,14 +9,22 @@
     sync        an update is the mean of W gradients, all taken at the same version
     backup      likewise of the first W - b of a round; the b late ones are granted again, so that no example is lost
 
-A warm start lets one worker alone compute the first leases of async and bounded runs.
+A warm start lets one worker alone compute the first leases of async and bounded runs. A ramp lets a few workers begin
+an async run, and the others join them as the share of the leases that are left falls:
+
+    workers at work = begin / share left            all W from the moment on where that is W
+
+How late a gradient may be is bounded by staleness x rate x curvature. A schedule that brings the rate to 0 leaves room
+for more workers the further it has come: with a linear one staleness x rate stays where `begin` workers put it.
 
 Sources: Ho et al. 2013 (bounded); Zhang, Gupta, Lian, Liu 2016 (softsync, where 2 n is measured and not enforced); Chen
-et al. 2016 (backup); Dean et al. 2012 (warm start).
+et al. 2016 (backup); Dean et al. 2012 (warm start); the ramp is ours, after Smith et al. 2018 (a larger batch in place
+of a smaller rate).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import Counter
 from dataclasses import dataclass
 
@@ -125,6 +133,39 @@ class WarmStart(Gate):
         return worker == self._alone
 
 
+class Ramp(Gate):
+    """A few workers begin, and more follow the fewer leases are left.
+
+    Those that come first are spread over the ids, since neighbours share a machine or a process.
+    """
+
+    def __init__(self, begin: int, leases: int) -> None:
+        self._begin = begin
+        self._leases = leases
+        self._finished = 0
+        self._order: list[int] = []  # every worker's place, least first
+
+    def entered(self, worker: int) -> None:
+        insort(self._order, _place(worker))
+
+    def left(self, worker: int) -> None:
+        place = _place(worker)
+        if (rank := bisect_left(self._order, place)) < len(self._order) and self._order[rank] == place:
+            del self._order[rank]
+
+    def finished(self, worker: int) -> None:
+        self._finished += 1
+
+    def opens(self, worker: int) -> bool:
+        left = max(1, self._leases - self._finished)
+        return bisect_left(self._order, _place(worker)) * left < self._begin * self._leases
+
+
+def _place(worker: int) -> int:
+    """Where among all workers this one's turn to begin comes: ids bit-reversed, so that any first few are far apart."""
+    return int(f"{worker:064b}"[::-1], 2)
+
+
 @dataclass(frozen=True, slots=True)
 class ConsistencySettings:
     """What a user chooses about consistency; the head of this file explains the kinds.
@@ -135,6 +176,7 @@ class ConsistencySettings:
         split: n of softsync: updates that W gradients make.
         backups: b of backup.
         warm_leases: async and bounded only: leases that one worker computes alone at the start.
+        begin: async only: workers that begin, where the others follow as the run goes on; 0: all begin.
 
     Raises:
         BadInput: A setting is out of its range, or the kind is unknown.
@@ -145,6 +187,7 @@ class ConsistencySettings:
     split: int = 1
     backups: int = 1
     warm_leases: int = 0
+    begin: int = 0
 
     def __post_init__(self) -> None:
         require(
@@ -157,6 +200,7 @@ class ConsistencySettings:
         require(self.split >= 1, "consistency.split", self.split, "at least 1")
         require(self.backups >= 0, "consistency.backups", self.backups, "0 or more workers")
         require(self.warm_leases >= 0, "consistency.warm_leases", self.warm_leases, "0 or more leases")
+        require(self.begin >= 0, "consistency.begin", self.begin, "0 (all begin) or more workers")
 
     def check(self, workers: int) -> None:
         """Raise BadInput if so many workers cannot keep to it."""
@@ -170,6 +214,9 @@ class ConsistencySettings:
                 f"consistency.warm_leases: got {self.warm_leases} with {self.kind}, expected 0: "
                 "only async and bounded have a warm start"
             )
+        if self.begin and (self.kind != "async" or self.warm_leases):
+            mode = self.kind if self.kind != "async" else f"{self.warm_leases} warm leases"
+            raise BadInput(f"consistency.begin: got {self.begin} with {mode}, expected 0: only async has a ramp")
 
     @property
     def in_rounds(self) -> bool:
@@ -186,6 +233,10 @@ class ConsistencySettings:
             case _:
                 return workers - 1
 
+    def staleness_at_first(self, workers: int) -> int:
+        """Likewise at first, while a ramp lets only a few workers work."""
+        return self.mean_staleness(min(self.begin or workers, workers))
+
     def gradients(self, workers: int) -> int:
         """Gradients in one update."""
         rule = self._rule(workers)
@@ -196,8 +247,10 @@ class ConsistencySettings:
         rule = self._rule(workers)
         return None if rule is None else Staging(rule.limit)
 
-    def gate(self) -> Gate:
-        """The ledger's gate, before the first worker."""
+    def gate(self, leases: int) -> Gate:
+        """The ledger's gate, before the first worker. `leases`: of the whole run."""
+        if self.begin:
+            return Ramp(self.begin, leases)
         gate = Bounded(self.bound) if self.kind == "bounded" else Gate()
         return WarmStart(self.warm_leases, gate) if self.warm_leases else gate
 

@@ -69,11 +69,6 @@ class CorrectionSettings:
         require(self.limit >= 0, "correction.limit", self.limit, "0 (four times the workers) or more updates")
 
     @property
-    def owns_momentum(self) -> bool:
-        """Whether it adapts rate and momentum of one worker to many by itself."""
-        return self.kind in _MOMENTUM_RULES
-
-    @property
     def of_each_gradient(self) -> bool:
         """Whether it only makes sense where every gradient is an update of its own."""
         return self.needs_pulls or self.kind in ("dana", "discard")

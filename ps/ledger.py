@@ -181,7 +181,7 @@ class Ledger:
         self._settings = settings
         self._resting = resting
         consistency = consistency or ConsistencySettings()
-        self._gate = consistency.gate()
+        self._gate = consistency.gate(plan.leases)
         for worker in range(workers):
             self._gate.entered(worker)
         self._rounds = consistency.rounds(workers, shards)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from distbelief.config import Config
+from distbelief.policy import AUTO
 from ps.errors import BadInput, nearest
 from ps.rules import WITH_MOMENTUM
 
@@ -139,7 +140,8 @@ class Experiment:
                 values |= _moded(axis, str(chosen[axis]))
         config = Config.of(values)
         consistency = str(chosen["consistency"] or config.consistency.kind)
-        return Cell(consistency, str(chosen["correction"] or config.correction.kind), cluster, config)
+        correction = str(chosen["correction"] or self.settings.get("correction.kind", AUTO))
+        return Cell(consistency, correction, cluster, config)
 
     def narrowed(self, axes: Grid, settings: Mapping[str, object], target_error: float | None) -> Experiment:
         """The same with these axes and settings in place of its own."""

@@ -21,6 +21,7 @@ CHOICES: dict[str, dict[str, object]] = {
     "sync": {"consistency__kind": "sync"},
     "backup": {"consistency__kind": "backup"},
     "warm": {"consistency__warm_leases": 5},
+    "ramp": {"consistency__begin": 1},
     "discard": {"correction__kind": "discard", "correction__limit": 3},
     "gap-aware": {"correction__kind": "gap-aware"},
     "dana": {"correction__kind": "dana"},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -38,6 +40,7 @@ MODES = {
     "sync": ConsistencySettings("sync"),
     "backup": ConsistencySettings("backup", backups=2),
     "warm": ConsistencySettings(warm_leases=15),
+    "ramp": ConsistencySettings(begin=2),
 }
 MOMENTUM = RuleSettings(rule="momentum", momentum=0.5, weight_decay=0.01)
 
@@ -326,6 +329,17 @@ def test_a_warm_start_is_one_worker_alone() -> None:
     assert len({push.worker for push in pushes[40:80]}) > 5
     assert all(push.read[0].version >= 40 for push in pushes[40:])  # the others pulled again
     assert len({push.worker for push in pushes if push.outcome is Outcome.APPLIED}) == 8
+
+
+def test_a_ramp_keeps_staleness_times_what_is_left_of_the_run_where_those_put_it_that_began() -> None:
+    ran = simulated(spec_of(ConsistencySettings(begin=2), 8, 1, 4000), memoryless(0.1), QUADRATIC, initial())
+    pushes = [push for push in ran.pushes(0) if push.outcome is Outcome.APPLIED]
+    assert {push.worker for push in pushes[:1000]} <= {0, 4, 2}
+    assert len({push.worker for push in pushes[3000:]}) == 8
+    for begin in range(0, 3000, 500):
+        part = pushes[begin : begin + 500]
+        workers = fmean(math.ceil(2 * 4000 / (4000 - update)) for update in range(begin, begin + 500))
+        assert fmean(push.staleness for push in part) == pytest.approx(workers - 1, abs=0.35)
 
 
 def test_without_rounds_there_are_none() -> None:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "model.clip_norm": ([-1.0, math.nan], [0, 5.0]),
     "one_worker.rate": ([0.0, -0.1, math.inf, math.nan], [1e-30, 10.0]),
     "one_worker.momentum": ([-0.1, 1.0, math.nan], [0.0, 0.9999999999999]),
+    "one_worker.scaled_rate": ([0.0, -0.1, math.inf, math.nan], [1e-30, 10.0]),
     "rule.rule": (["adam"], ["sgd", "momentum", "nesterov", "adagrad", "adamw", "rmsprop"]),
     "rule.momentum": ([-0.1, 1.0, math.nan], [0, 0.99]),
     "rule.weight_decay": ([-1e-9, math.inf, math.nan], [0, 1.0]),
@@ -92,6 +93,7 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "consistency.split": ([0], [1, 8]),
     "consistency.backups": ([-1], [0, 1]),
     "consistency.warm_leases": ([-1], [0, 100]),
+    "consistency.begin": ([-1], [0, 8]),
     "program.kind": (["gradeint", ""], ["gradient", "downpour"]),
     "program.push_every": ([0], [1]),
     "program.fetch_every": ([-1], [0, 1]),
@@ -160,7 +162,7 @@ def test_arguments_beat_the_file_beats_the_preset_beats_the_defaults(tmp_path: P
     assert config.run.epochs == 9  # file 7, preset 30, default 10
     assert config.run.seed == 5  # file; default 0
     assert config.schedule.warmup_epochs == 1.0  # file; preset 0.5
-    assert config.schedule.kind == "cosine"  # preset; default constant
+    assert config.schedule.kind == "polynomial"  # preset; default constant
     assert config.average.window == Config().average.window  # default
     assert config.run.preset == "cifar10"
     other = Config.of({"run.preset": "imagefolder"}, file)
@@ -179,9 +181,11 @@ def test_every_preset_is_sound(name: str) -> None:
     assert config.run.preset == name
     assert config.data.name in KNOWN
     given = tomllib.loads((ROOT / "distbelief" / "presets" / f"{name}.toml").read_text("utf-8"))
-    carried = config.one_worker.carried_over(config.cluster.workers)
+    ahead = config.correction.kind == "dana"
+    carried = config.one_worker.under(config.rule.rule, config.workers_alike, ahead)
     assert config.schedule.rate == given["schedule"].get("rate", carried.rate)
     assert config.rule.momentum == given["rule"].get("momentum", carried.momentum)
+    assert ahead == (given["rule"].get("rule") == "rmsprop")
 
 
 def test_the_presets_are_those_that_the_help_names() -> None:
@@ -217,6 +221,89 @@ def test_rate_and_momentum_are_carried_over_to_the_workers() -> None:
     config = Config.of({"run.preset": "imagefolder", "cluster.workers": 4, **one})
     assert (config.schedule.rate, config.rule.momentum) == (0.08, 0.6)
     assert config.one_worker == policy.OneWorker(0.02, 0.9)
+
+
+@pytest.mark.parametrize("workers", [2, 8])
+def test_by_default_workers_have_a_momentum_each_and_look_ahead(workers: int) -> None:
+    one = policy.OneWorker(rate=0.02, momentum=0.8, scaled_rate=0.00003)
+    for rule, rate in (("momentum", one.rate), ("rmsprop", one.scaled_rate)):
+        values = {"run.preset": "own", "data.name": "digits", "cluster.workers": workers, "rule.rule": rule}
+        values |= {f"one_worker.{name}": value for name, value in asdict(one).items()}
+        config = Config.of(values)
+        assert (config.correction.kind, config.rule.momentum, config.schedule.rate) == ("dana", 0.8, rate)
+        assert config == Config.of({**values, "correction.kind": "auto"})
+        assert config.consistency.kind == "async"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"cluster.workers": 1},
+        {"consistency.kind": "sync"},
+        {"consistency.kind": "softsync"},
+        {"rule.rule": "sgd"},
+        {"rule.rule": "adamw"},
+        {"rule.rule": "nesterov"},
+        {"rule.momentum": 0.0},
+        {"program.kind": "downpour", "program.push_every": 2},
+        {"program.kind": "local", "program.push_every": 2},
+        {"program.kind": "elastic", "program.push_every": 2},
+        {"run.preset": "paper", "data.root": "nowhere"},  # one momentum for all, as published
+    ],
+)
+def test_where_there_is_nothing_to_lead_nothing_looks_ahead(values: dict[str, object]) -> None:
+    assert Config.of({"run.preset": "fashion-mnist", "cluster.workers": 4, **values}).correction.kind == "none"
+
+
+@pytest.mark.parametrize("named", [{"consistency.kind": "async"}, {"consistency.kind": "sync"}])
+def test_whoever_names_a_consistency_gets_it_without_the_preset_s_ramp(named: dict[str, object]) -> None:
+    preset: dict[str, object] = {"run.preset": "fashion-mnist", "cluster.workers": 32}
+    assert (Config.of(preset).consistency.begin, Config.of({**preset, **named}).consistency.begin) == (8, 0)
+    assert Config.of({**preset, "consistency.kind": "async", "consistency.begin": 4}).consistency.begin == 4
+    assert Config.of({**preset, "consistency.warm_leases": 4}).consistency.begin == 0
+
+
+@pytest.mark.parametrize(
+    ("named", "rate"),
+    [
+        ({}, 0.0002),
+        ({"consistency.begin": 0}, 0.00005),
+        ({"consistency.begin": 16}, 0.0001),
+        ({"cluster.workers": 1}, 0.0002),
+    ],
+)
+def test_the_rate_is_for_as_many_workers_as_begin(named: dict[str, object], rate: float) -> None:
+    config = Config.of(
+        {"run.preset": "fashion-mnist", "cluster.workers": 32, "one_worker.scaled_rate": 0.0002, **named}
+    )
+    assert config.schedule.rate == rate
+
+
+def test_the_policy_is_said_in_a_sentence() -> None:
+    def note(**values: object) -> str:
+        chosen = {key.replace("__", "."): value for key, value in values.items()}
+        return Config.of({"rule.rule": "rmsprop", **chosen}).policy_note
+
+    ahead = "each worker has a momentum of its own, and pulls read where all of them lead"
+    begin = "8 workers begin, the others wait for their turn to join; all work after 75%"
+    assert note(cluster__workers=8) == ahead
+    assert note(cluster__workers=128, one_worker__momentum=0.5) == ahead  # the preset's rate, not one worker's
+    assert note(cluster__workers=32, consistency__begin=8) == f"{ahead}; {begin}"
+    assert note(cluster__workers=8, consistency__begin=8) == ahead
+    assert note(cluster__workers=32, rule__rule="adamw", consistency__begin=8) == begin
+    assert note(cluster__workers=1) == ""
+    paper = {"run__preset": "paper", "rule__rule": "momentum"}
+    carried = "one worker's rate and momentum, carried over to a staleness of 7"
+    assert note(cluster__workers=8, **paper) == carried
+    assert note(cluster__workers=8, **paper, rule__momentum=0.5) == ""
+    fewer = f"{ahead}; the rate is 8/128 of one worker's"
+    assert note(cluster__workers=128, **paper, correction__kind="auto") == fewer
+    assert note(cluster__workers=128, **paper, correction__kind="auto", schedule__rate=0.5) == ahead
+
+
+def test_a_rule_without_a_momentum_of_its_own_makes_whole_steps() -> None:
+    config = Config.of({"run.preset": "own", "rule.rule": "adamw", "cluster.workers": 32})
+    assert config.schedule.rate == pytest.approx(10 * config.one_worker.scaled_rate)
 
 
 @pytest.mark.parametrize("given", ["argument", "file"])
@@ -255,13 +342,13 @@ def test_whoever_asks_for_a_momentum_gets_a_rule_that_has_one(
 ) -> None:
     config = Config.of({"run.preset": "imagefolder", "cluster.workers": 4, **values}, file_with(tmp_path, text))
     assert (config.rule.rule, config.schedule.rate) == (rule, rate)
-    assert config.rule.momentum == values.get("rule.momentum", 0.6)
+    assert config.rule.momentum == values.get("rule.momentum", 0.9 if rule == "adamw" else 0.6)
 
 
 @pytest.mark.parametrize("kind", ["dana", "implicit-momentum"])
 def test_a_correction_of_the_momentum_starts_from_one_workers(kind: str) -> None:
     """It looks after the number of workers by itself; so the preset's rule without momentum gives way to one with."""
-    config = Config.of({"cluster.workers": 32, "correction.kind": kind})
+    config = Config.of({"cluster.workers": policy.ENOUGH, "correction.kind": kind})
     assert (config.rule.rule, config.rule.momentum) == ("momentum", config.one_worker.momentum)
     assert config.schedule.rate == config.one_worker.rate
     with pytest.raises(BadInput, match=f'rule.rule: got "adamw" with the correction {kind}, expected momentum'):
@@ -272,7 +359,8 @@ def test_a_correction_of_the_momentum_starts_from_one_workers(kind: str) -> None
     ("kind", "alike"), [("async", 12), ("bounded", 12), ("sync", 1), ("backup", 1), ("softsync", 2)]
 )
 def test_rate_and_momentum_are_carried_over_to_as_many_workers_as_would_be_as_stale(kind: str, alike: int) -> None:
-    config = Config.of({"run.preset": "fashion-mnist", "cluster.workers": 12, "consistency.kind": kind})
+    chosen = {"cluster.workers": 12, "consistency.kind": kind, "correction.kind": "none"}
+    config = Config.of({"run.preset": "fashion-mnist", **chosen})
     assert config.workers_alike == alike
     assert config.rule.momentum == config.one_worker.carried_over(alike).momentum
 

@@ -21,6 +21,7 @@ from distbelief.interrupts import AT_ONCE, Interrupts
 from distbelief.launcher import Launch, Prepared, prepare, run_from_command_line
 from distbelief.progress import Fact, Moment
 from ps.consistency import ConsistencySettings
+from ps.correction_settings import CorrectionSettings
 from ps.errors import BadInput, RunFailed
 from ps.layout import Layout
 from workers.augment import training_augmentation
@@ -400,10 +401,11 @@ def test_the_facts_that_a_person_sees_first(tmp_path: Path, monkeypatch: pytest.
         "data": "digits, 1,437 examples, 2 epochs in batches of 32",
         "model": f"inception-mini, {found.spec.layout.size:,} parameters, float32",
         "cluster": "8 workers, 2 shards, address local",
-        "rule": "momentum, rate 0.05 (cosine), momentum 0.5",
+        "rule": "momentum, rate 0.05 (cosine), momentum 0.5, correction dana",
+        "policy": "each worker has a momentum of its own, and pulls read where all of them lead",
         "memory": "about 1.5 GiB, if all of it is on one machine",
     }
-    sgd = replace(config, rule=replace(config.rule, rule="sgd"))
+    sgd = replace(config, rule=replace(config.rule, rule="sgd"), correction=CorrectionSettings())
     assert dict(launcher.shown(sgd, found))["rule"] == "sgd, rate 0.05 (cosine)"
     local = replace(config, program=ProgramSettings("local", push_every=4), consistency=ConsistencySettings("sync"))
     mode = "consistency sync, program local with 4 batches per lease"

@@ -72,3 +72,25 @@ def test_beyond_that_the_rate_falls_with_the_workers() -> None:
     rates = [OneWorker(0.02, 0.9).carried_over(workers).rate * workers for workers in (10, 32, 100, 100_000)]
     assert rates == pytest.approx([2.0] * 4)
     assert OneWorker(1e-12, 0.9).carried_over(100_000).rate == pytest.approx(1e-15, abs=0)
+
+
+# --- auto: one momentum per worker ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("workers", "rate"), [(1, 0.02), (2, 0.02), (8, 0.02), (16, 0.01), (32, 0.005), (128, 0.00125), (512, 0.0003125)]
+)
+def test_with_a_momentum_each_one_worker_s_numbers_stand_up_to_enough_workers(workers: int, rate: float) -> None:
+    assert OneWorker(0.02, 0.9).looking_ahead(workers) == OneWorker(rate, 0.9)
+
+
+@pytest.mark.parametrize(("ahead", "rate", "momentum"), [(True, 1e-4, 0.9), (False, 0.0005, 0.5)])
+def test_rmsprop_has_a_rate_of_its_own(ahead: bool, rate: float, momentum: float) -> None:
+    found = OneWorker(0.02, 0.9, scaled_rate=1e-4).under("rmsprop", 5, ahead)
+    assert (found.rate, found.momentum) == (rate, momentum)
+
+
+@pytest.mark.parametrize("rule", ["adamw", "adagrad"])
+def test_a_rule_without_a_momentum_makes_the_whole_step_at_once_however_many_workers(rule: str) -> None:
+    for workers in (1, 32):
+        assert OneWorker(0.02, 0.9, scaled_rate=1e-4).under(rule, workers, ahead=False).rate == 0.001

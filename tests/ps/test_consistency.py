@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
 import torch
 from torch import Tensor
 
-from ps.consistency import CONSISTENCIES, Bounded, ConsistencySettings, Gate, WarmStart
+from ps.consistency import CONSISTENCIES, Bounded, ConsistencySettings, Gate, Ramp, WarmStart
 from ps.errors import BadInput
 from ps.journal import (
     LeaseDiscarded,
@@ -60,7 +61,7 @@ def entered(gate: Gate, workers: int) -> Gate:
 
 
 def test_async_lets_everyone_go_on() -> None:
-    gate = entered(ConsistencySettings().gate(), 3)
+    gate = entered(ConsistencySettings().gate(leases=9), 3)
     for _ in range(9):
         gate.finished(0)
     assert [gate.opens(worker) for worker in range(3)] == [True] * 3
@@ -102,6 +103,38 @@ def test_when_all_are_lost_a_joiner_may_go_on() -> None:
     gate.left(1)
     gate.entered(5)
     assert gate.opens(5)
+
+
+def admitted(gate: Gate, workers: int) -> set[int]:
+    return {worker for worker in range(workers) if gate.opens(worker)}
+
+
+def test_the_fewer_leases_are_left_the_more_workers_a_ramp_lets_work() -> None:
+    gate = entered(Ramp(begin=2, leases=80), 8)
+    counts = []
+    for _ in range(80):
+        counts.append(len(admitted(gate, 8)))
+        gate.finished(0)
+    assert counts == [min(8, math.ceil(2 * 80 / (80 - finished))) for finished in range(80)]
+    for _ in range(9):  # what a shard lost is finished twice
+        gate.finished(0)
+    assert admitted(gate, 8) == set(range(8))
+
+
+def test_those_that_begin_are_neighbours_of_none() -> None:
+    for begin, first in [(1, {0}), (2, {0, 16}), (4, {0, 8, 16, 24}), (32, set(range(32)))]:
+        assert admitted(entered(Ramp(begin, 100), 32), 32) == first
+
+
+def test_another_takes_the_place_of_who_is_lost_and_joiners_have_places_too() -> None:
+    gate = entered(Ramp(begin=2, leases=100), 4)
+    assert admitted(gate, 4) == {0, 2}
+    gate.left(2)
+    gate.left(2)
+    assert admitted(gate, 4) >= {0, 1}
+    assert not gate.opens(3)
+    gate.entered(8)
+    assert [gate.opens(worker) for worker in (0, 8, 1, 3)] == [True, True, False, False]
 
 
 def test_a_warm_start_is_for_whoever_asks_first_and_passes_on_if_it_is_lost() -> None:
@@ -412,6 +445,8 @@ def test_a_lease_not_finite_is_looked_at_again_by_the_only_one_that_the_bound_le
         ),
         (ConsistencySettings("backup", backups=4), 4, "consistency.backups: got 4, expected fewer than the number of"),
         (ConsistencySettings("sync", warm_leases=3), 4, "consistency.warm_leases: got 3 with sync, expected 0"),
+        (ConsistencySettings("bounded", begin=2), 4, "consistency.begin: got 2 with bounded, expected 0: only async"),
+        (ConsistencySettings(begin=2, warm_leases=3), 4, "consistency.begin: got 2 with 3 warm leases, expected 0"),
     ],
 )
 def test_what_so_many_workers_cannot_keep_to_is_refused(settings: ConsistencySettings, workers: int, text: str) -> None:
@@ -429,3 +464,4 @@ def test_what_each_mode_comes_to() -> None:
     }
     assert found == {"async": (7, 1), "bounded": (7, 1), "softsync": (2, 4), "sync": (0, 8), "backup": (0, 5)}
     assert ConsistencySettings("softsync").mean_staleness(1) == 0
+    assert [ConsistencySettings(begin=begin).staleness_at_first(8) for begin in (0, 3, 8, 20)] == [7, 2, 7, 7]

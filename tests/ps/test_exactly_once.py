@@ -377,6 +377,7 @@ MODES = {
     "backup 1": ConsistencySettings("backup", backups=1),
     "backup 3": ConsistencySettings("backup", backups=3),
     "warm": ConsistencySettings(warm_leases=20),
+    "ramp": ConsistencySettings(begin=1),
     "warm and bounded": ConsistencySettings("bounded", bound=1, warm_leases=20),
 }
 
