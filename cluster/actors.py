@@ -16,11 +16,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cluster import serving
+from cluster import serving, standby
 from cluster.logs import adopt
 from cluster.spec import RunSpec
 from ps.messages import Address, Role
+from ps.snapshot import decode, encode
+from ps.standby import Seed
+from ps.states import ShardState
 from ps.wire.process import settle
+from ps.wire.replicas import ReplicaServer
 from ps.wire.snapshots import write_state
 from workers.evaluation import Evaluation, Evaluator
 
@@ -47,7 +51,11 @@ class ServerActor:
         alone: bool = False,
     ) -> None:
         adopt(spec.folder, str(actor))
+        self._spec, self._actor = spec, actor
         match actor.role:
+            case Role.STANDBY:
+                assert weights_N is not None
+                served = serving.Served(standby.serve_standby(spec, actor.index, _tensor(weights_N)))
             case Role.SHARD:
                 assert weights_N is not None
                 served = serving.serve_shard(spec, actor.index, _tensor(weights_N), again)
@@ -56,7 +64,8 @@ class ServerActor:
             case _:
                 served = serving.serve_averager(spec, again)
         self._server, self._notes = served.server, served.notes
-        self._write = partial(write_state, spec.snapshots, actor=str(actor))
+        of = Address(Role.SHARD, actor.index) if actor.role is Role.STANDBY else actor
+        self._write = partial(write_state, spec.snapshots, actor=str(of))
         self._ended = threading.Event()
         settle()
 
@@ -81,6 +90,39 @@ class ServerActor:
         self._server.stop()
         self._ended.set()
         log.info("stopped")
+
+
+class ReplicaActor(ServerActor):
+    """A shard that has a standby, or a standby."""
+
+    _server: ReplicaServer
+
+    def seed(self, target: str) -> tuple[int, int, npt.NDArray[np.uint8]]:
+        """Begin to forward to a standby at "host:port"; return what it begins with."""
+        seed = self._server.seed(target)
+        return seed.number, seed.written, np.concatenate([np.asarray(piece, np.uint8) for piece in encode(seed.state)])
+
+    def follow(self, seed: tuple[int, int, npt.NDArray[np.uint8]]) -> None:
+        """Begin with what `seed` returned."""
+        number, written, data = seed
+        state = decode(data.tobytes(), "seed")
+        assert isinstance(state, ShardState)
+        self._server.follow(Seed(number, written, state))
+        log.info("holds what the shard holds, from version %d on", state.version)
+
+    def go_alone(self) -> None:
+        """The standby is gone."""
+        self._server.go_alone()
+
+    def succeed(self, targets: dict[Address, str]) -> None:
+        """The shard is gone: go on in its place. Raises RunFailed if that cannot be."""
+        self._server.connect(targets)
+        standby.succeed(self._spec, self._actor.index, self._server)
+        log.info("goes on in the place of shard-%d", self._actor.index)
+
+    def digest(self) -> tuple[int, str]:
+        """Version, and SHA-256 of all that it remembers."""
+        return self._server.digest()
 
 
 class HostActor:

@@ -2,6 +2,7 @@
 
 shards             one machine after the other, so that each has its own link and memory; the driver's comes last; where
                    machines offer the resource SHARDS (a cluster file's on-demand ones do), only these
+standbys           likewise, each on another machine than its shard's if there is one
 ledger, averager   on the driver's machine, which the run cannot lose anyway
 worker hosts       on all machines, dealt out like cards, those with GPUs first
 """
@@ -49,6 +50,14 @@ def for_shard(nodes: Sequence[Node], shard: int) -> Node:
     """The machine of this shard."""
     candidates = _keepers(nodes)
     return candidates[shard % len(candidates)]
+
+
+def for_standby(nodes: Sequence[Node], shard: int, home: Node) -> Node:
+    """The machine of this shard's standby: not the shard's own, `home`, unless there is no other."""
+    keepers = _keepers(nodes)
+    first = (shard + 1) % len(keepers)
+    order = [*keepers[first:], *keepers[:first], *nodes]
+    return next((node for node in order if node.id != home.id), home)
 
 
 def for_driver(nodes: Sequence[Node]) -> Node:

@@ -18,7 +18,7 @@ Shape suffix: N = parameters of the model.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -260,8 +260,11 @@ class Replay:
         return applied
 
     def _open(self, cursor: _Cursor, record: ShardOpened) -> None:
-        """A shard begins, or comes back from what was saved."""
+        """A shard begins, comes back from what was saved, or goes on as its standby."""
         index = cursor.shard.index
+        if record.promoted:
+            self._promote(cursor, record)
+            return
         if not cursor.openings:
             cursor.saved[record.snapshot] = cursor.shard.state()
         else:
@@ -275,6 +278,21 @@ class Replay:
         if not self._comes_back_from(cursor, record.snapshot):
             del cursor.saved[record.snapshot]
         self._check(cursor, [cursor.shard.opened(record.now, record.snapshot, record.cut)])
+        self._wait_for(cursor)
+
+    def _promote(self, cursor: _Cursor, record: ShardOpened) -> None:
+        """A standby goes on with all that the shard had, and sends again what the averager had not got of it."""
+        shard = cursor.shard
+        while set(shard.saved(record.now, 0).waiting) - set(record.waiting):
+            if not self._take_sample(cursor, kept=record.waiting):
+                break
+        cursor.openings = (*cursor.openings, record.version)
+        self._check(cursor, [shard.succeed(record.now, record.cut)])
+        self._wait_for(cursor)
+
+    @staticmethod
+    def _wait_for(cursor: _Cursor) -> None:
+        """What the shard sends the averager again waits."""
         for _, item in cursor.shard.rejoin():
             if isinstance(item, Sample):
                 cursor.waiting[item.incarnation, item.version] = item
@@ -282,7 +300,8 @@ class Replay:
     @staticmethod
     def _comes_back_from(cursor: _Cursor, snapshot: int) -> bool:
         later = cursor.records[cursor.at + 1 :]
-        return any(isinstance(other, ShardOpened) and other.snapshot == snapshot for other in later)
+        openings = (other for other in later if isinstance(other, ShardOpened) and not other.promoted)
+        return any(opening.snapshot == snapshot for opening in openings)
 
     def _save(self, cursor: _Cursor, record: ShardSaved) -> None:
         """Keep a shard's state, if it comes back from it later; of the samples those that waited then."""
@@ -383,11 +402,12 @@ class Replay:
         while cursor.shard.status().waiting_samples >= WAITING_SAMPLES and self._take_sample(cursor):
             pass
 
-    def _take_sample(self, cursor: _Cursor, before: int | None = None) -> bool:
+    def _take_sample(self, cursor: _Cursor, before: int | None = None, kept: Collection[int] = ()) -> bool:
         """Let the averager do what its next record on this shard says; return whether there was one.
 
         Args:
             before: Take in samples of earlier incarnations only.
+            kept: Versions of which the shard was lost before it heard that they were taken.
         """
         index = cursor.shard.index
         recorded = self._recording.averaged[index]
@@ -410,7 +430,8 @@ class Replay:
         for to, item in self._pieces.averager.handle(record.now, sample):
             if to == JOURNAL and item != record:
                 self._differ("averager", -1, unlike(record, cast("Record", item)))
-            elif to != JOURNAL and not again:  # the shard did not hear of one that an averager took in and forgot
+            elif to != JOURNAL and not again and record.version not in kept:
+                # The shard did not hear of one that an averager took in and forgot.
                 cursor.waiting.pop(key, None)
                 cursor.shard.handle(record.now, cast("Message", item))
         return True

@@ -22,8 +22,10 @@ from ps.errors import RunFailed
 from ps.journal import Record, ShardOpened, WorkerExchanged
 from ps.messages import AVERAGER, JOURNAL, LEDGER, Address, Role, Wire
 from ps.shard import Outbox
+from ps.standby import Replica, records_handled
 from ps.states import AveragerState, ShardState
 from ps.wire.files import SUFFIX, JournalWriter, journals, read_journal
+from ps.wire.replicas import ReplicaServer
 from ps.wire.server import Gate, MachineServer
 from ps.wire.snapshots import Found, newest
 from workers.arithmetic import arithmetic
@@ -65,7 +67,11 @@ def serve_shard(spec: RunSpec, index: int, weights_N: Tensor, again: bool = Fals
     journal.write([arithmetic(now, 1), shard.opened(now, found.number, spec.cut)])
     gate = Gate(spec.token, {index: spec.elements[index]}, spec.identity)
     interference = _injection(spec, str(address), journal.write)
-    server = MachineServer(shard, gate, journal, time.time, interference=interference, says=says)
+    if spec.cluster.replicas:
+        replica = Replica(shard, written=records_handled(_written(spec, address)))
+        server: MachineServer = ReplicaServer(replica, gate, journal, time.time, interference, says)
+    else:
+        server = MachineServer(shard, gate, journal, time.time, interference=interference, says=says)
     return Served(server, found.damaged)
 
 

@@ -35,6 +35,8 @@ class ClusterSettings:
     Attributes:
         workers: Logical workers, each with one gradient in flight.
         shards: Parameter-server shards.
+        replicas: 1 for a standby of each shard, on another machine if there is one: nothing is lost with a shard, and
+            the run goes on at once (see ps.standby). It takes the shard's memory and its updates' time once more.
         address: "local" for a Ray of the run's own on this machine, "auto" or an address to join one.
         turns: Gradients computed at once on a machine; 0 for as many as its cores allow.
         threads: Threads per gradient. Part of the arithmetic: another number gives other bits.
@@ -50,6 +52,7 @@ class ClusterSettings:
 
     workers: int = 8
     shards: int = 2
+    replicas: int = 0
     address: str = "local"
     turns: int = 0
     threads: int = 1
@@ -64,6 +67,8 @@ class ClusterSettings:
     def __post_init__(self) -> None:
         require(1 <= self.workers <= MOST_WORKERS, "cluster.workers", self.workers, f"1 to {MOST_WORKERS:,}")
         require(1 <= self.shards <= 1024, "cluster.shards", self.shards, "1 to 1,024")
+        replicas = "0, or 1 for a standby of each shard"
+        require(0 <= self.replicas <= 1, "cluster.replicas", self.replicas, replicas)
         require(bool(self.address), "cluster.address", self.address, '"local", "auto" or the address of a Ray cluster')
         require(self.turns >= 0, "cluster.turns", self.turns, "0 (as many as the cores allow) or more")
         require(self.threads >= 1, "cluster.threads", self.threads, "at least 1")

@@ -177,6 +177,7 @@ def shown(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
     mode = "" if config.consistency.kind == "async" else f", consistency {config.consistency.kind}"
     if config.program.kind != "gradient":
         mode += f", program {config.program.kind} with {config.program.push_every} batches per lease"
+    standbys = " with standbys" if config.cluster.replicas else ""
     needed = memory.needed_bytes(spec, serving.default_turns(spec)) / 2**30
     run, cluster, plan = config.run, config.cluster, spec.plan
     member = f", ensemble member {run.ensemble_member}" if run.ensemble_member else ""
@@ -184,7 +185,7 @@ def shown(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
         ("run", rundir.named(spec.folder)),
         ("data", f"{config.data.name}, {plan.examples:,} examples, {run.epochs} epochs in batches of {run.batch_size}"),
         ("model", f"{config.model.name}, {spec.layout.size:,} parameters, {config.model.precision}{member}"),
-        ("cluster", f"{cluster.workers} workers, {cluster.shards} shards, address {cluster.address}{mode}"),
+        ("cluster", f"{cluster.workers} workers, {cluster.shards} shards{standbys}, address {cluster.address}{mode}"),
         ("rule", rule),
         *([("policy", note)] if (note := config.policy_note) else []),
         *([("faults", f"{len(spec.faults.faults)} planned in {cluster.faults}")] if spec.faults else []),
@@ -326,8 +327,16 @@ class Launch:
                 live.save_now(ORDERLY_SECONDS)
             self._view.phase("writing the weights")
             self._save(live)
+            if self._config.cluster.replicas:
+                self._compare(live.standbys())
         finally:
             live.close()
+
+    def _compare(self, alike: Mapping[int, bool]) -> None:
+        """Say and sum up whether standbys hold what their shards hold."""
+        self._facts = self._facts | {"standbys": {str(shard): same for shard, same in alike.items()}}
+        for shard in (shard for shard, same in alike.items() if not same):
+            self._view.say(f"warning: the standby of shard {shard} does not hold the same: please report this")
 
     def _connected(self, targets: dict[Address, str], facts: dict[str, int | str]) -> None:
         rundir.write_connection(self._spec.folder, self._spec.token, targets, facts, self._spec.identity)

@@ -23,10 +23,12 @@ def needed_bytes(spec: RunSpec, turns: int) -> int:
     vectors = 1 + len(spec.rule.build().slots) + WAITING_SAMPLES + 2 * CALLS_PER_SHARD  # the shards'
     vectors += spec.correction.vectors(spec.cluster.workers)
     vectors += spec.cluster.workers if spec.consistency.in_rounds else 0  # gradients that wait for their round
+    replicas = 1 + spec.cluster.replicas
+    vectors *= replicas
     vectors += 1  # the averager's
     vectors += spec.cluster.workers * spec.program.vectors_per_worker
     vectors += spec.cluster.workers + turns * 5  # the hosts': weights per worker; model, gradients in flight per turn
-    processes = spec.layout.shards + 2 + turns + 2
+    processes = spec.layout.shards * replicas + 2 + turns + 2
     return vectors * spec.layout.size * FLOAT_BYTES + processes * PROCESS_BYTES + RAY_BYTES
 
 

@@ -149,6 +149,8 @@ SETTINGS = (
             "imagefolder, paper, own (the default for data of your own)."),
     Setting("--workers", "cluster.workers", COUNT, "Logical workers, each with one gradient in flight."),
     Setting("--shards", "cluster.shards", COUNT, "Parameter-server shards that the parameters are cut into."),
+    Setting("--replicas", "cluster.replicas", COUNT,
+            "1: a standby of each shard applies the same updates and takes its place without loss (else 0: none)."),
     Setting("--data", "data.name", text("NAME"),
             "digits, mnist, fashion-mnist, cifar10, imagefolder, or your own: package.module:factory."),
     Setting("--data-root", "data.root", DIRECTORY, "Folder that holds the data set (else $DISTBELIEF_DATA)."),

@@ -88,7 +88,8 @@ def _begun(folder: Path) -> float:
 @dataclass(frozen=True, slots=True)
 class ShardReport:
     """One shard. Staleness in updates; `averaged`: newest version in the average, None if that is not known;
-    `by_memory`, `by_network`: exchanges, by the way that their vectors took; `kernel`: what makes its updates.
+    `by_memory`, `by_network`: exchanges, by the way that their vectors took; `kernel`: what makes its updates;
+    `standby`: how its standby is, empty in a run without.
     """
 
     shard: int
@@ -104,6 +105,7 @@ class ShardReport:
     by_memory: int
     by_network: int
     kernel: str
+    standby: str = ""
 
     @classmethod
     def of(cls, status: ShardStatus, traffic: Traffic, averager: AveragerStatus | None) -> ShardReport:
@@ -111,7 +113,7 @@ class ShardReport:
         return cls(
             status.shard, status.version, status.samples, mean(status.staleness), percentile(status.staleness, 0.95),
             status.rate, status.duplicates, status.refused, status.skipped_samples, averaged,
-            traffic.by_memory, traffic.by_network, status.kernel,
+            traffic.by_memory, traffic.by_network, status.kernel, status.standby,
         )  # fmt: skip
 
 
@@ -173,7 +175,7 @@ class Running:
 
     def _shard_rows(self) -> list[list[str]]:
         names = ["shard", "version", "staleness", "p95", "rate", "duplicate", "refused", "averaged", "skipped"]
-        return [names] + [
+        rows = [names] + [
             [
                 str(shard.shard), f"{shard.version:,}", number(shard.staleness_mean), number(shard.staleness_p95, 0),
                 f"{shard.rate:.4g}", f"{shard.duplicates:,}", f"{shard.refused:,}",
@@ -181,6 +183,10 @@ class Running:
             ]
             for shard in self.shards
         ]  # fmt: skip
+        if any(shard.standby for shard in self.shards):
+            column = ["standby", *(shard.standby for shard in self.shards)]
+            rows = [[*row, cell] for row, cell in zip(rows, column, strict=True)]
+        return rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -250,7 +250,9 @@ class _Shard:
     def _open(self, record: ShardOpened) -> None:
         self.cut = record.cut
         piece = self.pieces.setdefault(record.cut, _Piece(record.version if record.cut else 0))
-        if record.version > piece.version:
+        if record.promoted and record.version != piece.version:
+            self.problem(f"its standby went on at version {record.version} after {piece.version}: not the same")
+        elif record.version > piece.version:
             self.problem(f"it opened at version {record.version} after {piece.version}: records are lost")
         kept = max(0, record.version - piece.begun)
         self.undone += sum(map(len, piece.applied[kept:]))

@@ -28,8 +28,12 @@ class Header(Struct, frozen=True, array_like=True):
 class ShardOpened(Entry, frozen=True, tag=2):
     """A shard began (or came back): `elements` parameters at `version`, of which `samples` examples were applied.
 
-    `weights_sha256`: hexadecimal, of the float32 weights, little-endian; `snapshot`: number of the one that it came
-    back from, 0 for its beginning; `cut`: how often the parameters were cut anew before, into another number of shards.
+    Attributes:
+        weights_sha256: Hexadecimal, of the float32 weights, little-endian.
+        snapshot: Number of the one that it came back from, 0 for its beginning.
+        cut: How often the parameters were cut anew before, into another number of shards.
+        promoted: It came back from none: its standby goes on, with everything that is recorded before this.
+        waiting: Of a promoted one, versions that the averager had not got.
     """
 
     now: float
@@ -42,6 +46,8 @@ class ShardOpened(Entry, frozen=True, tag=2):
     weights_sha256: str = ""
     snapshot: int = 0
     cut: int = 0
+    promoted: bool = False
+    waiting: tuple[int, ...] = ()
 
 
 class ShardSaved(Entry, frozen=True, tag=21):

@@ -30,16 +30,20 @@ class Role(Enum):
     LEDGER = "ledger"
     AVERAGER = "averager"
     JOURNAL = "journal"  # the sender's own journal: a record to append before any answer leaves
+    STANDBY = "standby"  # of the shard with the same index
 
 
 class Address(Struct, frozen=True):
-    """One recipient: a role and its index (workers 0..W-1, shards 0..S-1, else 0)."""
+    """One recipient: a role and its index (workers 0..W-1, shards and their standbys 0..S-1, else 0)."""
 
     role: Role
     index: int = 0
 
     def __str__(self) -> str:
-        return f"{self.role.value}-{self.index}" if self.role in (Role.WORKER, Role.SHARD) else self.role.value
+        return f"{self.role.value}-{self.index}" if self.role in _MANY else self.role.value
+
+
+_MANY = (Role.WORKER, Role.SHARD, Role.STANDBY)
 
 
 LEDGER = Address(Role.LEDGER)
@@ -376,7 +380,40 @@ class ReadDone(Struct, frozen=True):
     samples: int
 
 
+# --- standbys: a shard and the one that holds the same (see ps.standby) ----------------------------------------------
+
+
+class Forward(Struct, frozen=True):
+    """Shard to its standby: handle this as I did. A gradient in it stays as it is until the answer.
+
+    Attributes:
+        incarnation: The shard's.
+        number: Rises by one per Forward; they are handled in this order.
+        written: How many of the shard's records are in its journal for certain.
+        in_step: Whether nobody hears from the shard what the standby does not hold, from here on.
+        now: The time at which the shard handled it.
+        message: A pull in it has no buffer that could be filled. None: nothing to handle.
+    """
+
+    shard: int
+    incarnation: int
+    number: int
+    written: int
+    in_step: bool
+    now: float
+    message: Exchange | CloseRound | SampleTaken | None
+
+
+class Forwarded(Struct, frozen=True):
+    """Standby to shard: I hold what you held after `number`; `version`: that I came to, -1 if I held it before."""
+
+    shard: int
+    number: int
+    version: int
+
+
 Message = (
     NextLease | Granted | NoMoreLeases | WorkerLost | Tick | Stop | WhoHas | Has | TakeInventory | Inventory
     | CloseRound | RoundClosed | Exchange | Exchanged | Refused | Sample | SampleTaken | Read | ReadDone
+    | Forward | Forwarded
 )  # fmt: skip

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ps import kernel
 from ps.corrections import Arrival, Correction, Worth
@@ -82,7 +83,9 @@ MOST_SAMPLES = (1 << 31) - 1  # in one lease: so that sums of them fit the journ
 
 
 class ShardStatus(Struct, frozen=True):
-    """What a shard tells about itself. Staleness counts are per applied gradient; `kernel`: what makes its updates."""
+    """What a shard tells about itself. Staleness counts are per applied gradient; `kernel`: what makes its updates;
+    `standby`: how its standby is, "" for a shard that has none.
+    """
 
     shard: int
     incarnation: int
@@ -97,6 +100,7 @@ class ShardStatus(Struct, frozen=True):
     discarded: int = 0
     staged: int = 0
     kernel: str = ""
+    standby: str = ""
 
 
 class Shard:
@@ -222,6 +226,13 @@ class Shard:
             (LEDGER, self._inventory(0)),
             *((AVERAGER, Sample(self.index, self.incarnation, version, w_N)) for version, w_N in waiting),
         ]
+
+    def succeed(self, now: float, cut: int = 0) -> ShardOpened:
+        """Go on as the next incarnation, in the place of one that was lost and held the same; the record that says so
+        (`cut`: as of `opened`). All that was read from it is still good.
+        """
+        self._openings = (*self._openings, self.version)
+        return replace(self.opened(now, 0, cut), promoted=True, waiting=tuple(sorted(self._samples.sent)))
 
     def status(self) -> ShardStatus:
         return ShardStatus(

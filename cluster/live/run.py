@@ -86,6 +86,7 @@ class LiveRun:
             self._servers.begin()
             self._servers.listen()
             ray.get(self._servers.acquaint() + self._hosts.open(self.targets), timeout=START_SECONDS)
+            self._servers.standbys.settle(START_SECONDS)
         except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
             raise failure("the run did not come up", error) from error
         self._servers.connect()
@@ -109,6 +110,7 @@ class LiveRun:
         """
         self._site.consult(Head.look)
         self._servers.mend()
+        self._servers.standbys.look()
         self._depots.collect()
         self._hosts.look()
         self._snapshots.look()
@@ -172,6 +174,10 @@ class LiveRun:
         deadline = time.monotonic() + seconds
         while any(shard.waiting_samples for shard in self.status().shards) and time.monotonic() < deadline:
             time.sleep(0.05)
+
+    def standbys(self) -> dict[int, bool]:
+        """By shard, whether its standby holds the same to the last bit; when no worker runs any more."""
+        return self._servers.standbys.alike()
 
     def save(self) -> None:
         """Begin to write a snapshot, unless one is being written, or the machines share no directory to keep it in."""

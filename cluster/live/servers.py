@@ -1,5 +1,5 @@
 """Servers: shards, ledger and averager of a run, each an actor that serves gRPC. One that is lost is brought back, from
-what it wrote down; whoever asks it meanwhile waits for that.
+what it wrote down, or its standby takes its place; whoever asks it meanwhile waits for that.
 
 Shape suffix: N = parameters of the model.
 """
@@ -16,9 +16,10 @@ import ray.exceptions
 from torch import Tensor
 
 from cluster import placement
-from cluster.actors import ServerActor
+from cluster.actors import ReplicaActor, ServerActor
 from cluster.live.connection import alive, cause_of, failure
 from cluster.live.site import CALL_SECONDS, START_SECONDS, STOP_SECONDS, Site
+from cluster.live.succession import Succession
 from cluster.placement import Node
 from ps.errors import PeerLost, RunFailed
 from ps.messages import AVERAGER, LEDGER, Address, Message, Role
@@ -42,6 +43,7 @@ class Servers:
         actors: Ray's handles.
         targets: Where each listens, "host:port", once it does.
         moved: Told of the one that came back elsewhere.
+        standbys: Of the shards, if the run has them.
     """
 
     def __init__(self, site: Site, weights_N: Tensor, again: bool) -> None:
@@ -57,6 +59,7 @@ class Servers:
         self.actors: dict[Address, Any] = {}
         self.targets: dict[Address, str] = {}
         self.moved: list[Callable[[Address], None]] = []
+        self.standbys = Succession(self._make_standby, self._leader, self._host_of)
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -64,6 +67,8 @@ class Servers:
         """Start all processes, and wait for none."""
         for address in self.addresses:
             self._serve(address, self._again, alone=True)
+        for shard in range(self._site.spec.layout.shards if self._site.spec.cluster.replicas else 0):
+            self.standbys.begin(shard)
 
     def listen(self) -> None:
         """Have all of them listen; `targets` says where from then on."""
@@ -91,14 +96,31 @@ class Servers:
             raise RunFailed(
                 f"{address} was lost with its machine, and its journal too: the run directory is not shared"
             )
-        kind = ray.remote(ServerActor).options(**self._site.options(str(address), node.id))
-        actor: Any = kind.remote(here, address, part_N, again, alone)
+        server: Any = ray.remote(ReplicaActor if shard and spec.cluster.replicas else ServerActor)
+        kind = server.options(**self._site.options(str(address), node.id))
+        actor = kind.remote(here, address, part_N, again, alone)
         self.actors[address] = actor
         self._homes[address] = node
         self._serving[actor.serve.remote()] = address
 
+    def _make_standby(self, shard: int) -> tuple[Any, Node]:
+        address = Address(Role.STANDBY, shard)
+        node = placement.for_standby(alive(), shard, self._homes[Address(Role.SHARD, shard)])
+        part_N = self._weights_N[self._site.spec.bounds[shard]].numpy()
+        server: Any = ray.remote(ReplicaActor)
+        kind = server.options(**self._site.options(str(address), node.id))
+        actor = kind.remote(self._site.spec_on(node.id), address, part_N)
+        self._serving[actor.serve.remote()] = address
+        return actor, node
+
+    def _leader(self, shard: int) -> Any:
+        return self.actors[Address(Role.SHARD, shard)]
+
+    def _host_of(self, node: Node) -> str:
+        return "127.0.0.1" if self._site.local else node.address
+
     def _started(self, address: Address) -> Any:
-        return self.actors[address].start.remote("127.0.0.1" if self._site.local else self._homes[address].address)
+        return self.actors[address].start.remote(self._host_of(self._homes[address]))
 
     def _peer(self, target: str) -> Peer:
         return Peer(target, self._site.spec.token, identity=self._site.spec.identity)
@@ -136,8 +158,14 @@ class Servers:
         done, _ = ray.wait(list(self._serving), num_returns=len(self._serving), timeout=0)
         for call in done:
             address = self._serving.pop(call)
-            self._site.lost(str(address))
+            if address.role is Role.STANDBY:
+                self._site.lost(str(address), then="another is brought up")
+                self.standbys.lost(address.index)
+                continue
             ray.kill(self.actors[address])
+            if self._succeeded(address):
+                continue
+            self._site.lost(str(address))
             self._serve(address, again=True)
             try:
                 self.targets[address], notes = ray.get(self._started(address), timeout=START_SECONDS)
@@ -150,6 +178,22 @@ class Servers:
                 raise failure(f"{address} could not come back", error) from error
             self._site.notes += notes
             self._introduce(address)
+            if address.role is Role.SHARD:
+                self.standbys.follow_again(address.index)
+
+    def _succeeded(self, address: Address) -> bool:
+        """Whether the standby of a shard that is lost goes on in its place."""
+        if address.role is not Role.SHARD:
+            return False
+        if (heir := self.standbys.heir(address.index, self._known_to(address))) is None:
+            return False
+        self._site.lost(str(address), then="its standby goes on")
+        self.actors[address], self._homes[address], self.targets[address] = heir.actor, heir.node, heir.target
+        serving = next(call for call, of in self._serving.items() if of == Address(Role.STANDBY, address.index))
+        self._serving[serving] = address
+        self._introduce(address)
+        self.standbys.begin(address.index)
+        return True
 
     def _introduce(self, address: Address) -> None:
         """Tell everybody where an actor is by now."""
@@ -170,6 +214,7 @@ class Servers:
 
     def stop(self) -> None:
         """Have all of them close their journals and end. Never raises."""
+        self.standbys.close(STOP_SECONDS)
         for actor in self.actors.values():
             with suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
                 ray.get(actor.stop.remote(), timeout=STOP_SECONDS)

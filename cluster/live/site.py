@@ -82,8 +82,8 @@ class Site:
                     ) from lost
                 raise
 
-    def lost(self, what: str, many: int = 1) -> None:
-        """A process is gone, one of so many of its kind.
+    def lost(self, what: str, many: int = 1, then: str = "brought back") -> None:
+        """A process is gone, one of so many of its kind; what is done then.
 
         Raises:
             RunFailed: That happened too often.
@@ -97,5 +97,5 @@ class Site:
                 f"{what}: lost {losses} times within {LOSSES_SECONDS:.0f} s: their processes were killed "
                 "(out of memory?)"
             )
-        log.warning("%s lost: brought back", what)
-        self.notes.append(f"{what} lost: brought back")
+        log.warning("%s lost: %s", what, then)
+        self.notes.append(f"{what} lost: {then}")

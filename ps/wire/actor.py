@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,6 +26,8 @@ from ps.messages import (
     CloseRound,
     Exchange,
     Exchanged,
+    Forward,
+    Forwarded,
     Granted,
     Has,
     Inventory,
@@ -47,7 +49,6 @@ from ps.shard import Outbox
 from ps.states import State
 from ps.wire.client import Peer
 from ps.wire.codec import Status
-from ps.wire.files import JournalWriter
 
 SEND_SECONDS = 30.0
 RETRY_SECONDS = 0.5
@@ -73,6 +74,14 @@ class Lasting(Protocol):
     def saved(self, now: float, snapshot: int) -> Record: ...
 
 
+class Journal(Protocol):
+    """Where an actor's records go. `write` returns when they survive the process."""
+
+    def write(self, records: Iterable[Record]) -> None: ...
+    def sync(self) -> None: ...
+    def close(self) -> None: ...
+
+
 class Superseded(Exception):  # noqa: N818 -- it says what happened, to whom it matters
     """The same question was asked again, on another call, which gets the answer."""
 
@@ -88,7 +97,7 @@ class Actor:
     """
 
     def __init__(
-        self, machine: Machine, journal: JournalWriter, clock: Callable[[], float], says: Outbox | None = None
+        self, machine: Machine, journal: Journal, clock: Callable[[], float], says: Outbox | None = None
     ) -> None:
         self._says = says or []
         self._machine = machine
@@ -96,7 +105,8 @@ class Actor:
         self._journal = journal
         self._clock = clock
         self._asked: dict[tuple[Address, int], asyncio.Future[Message]] = {}
-        self._arrived: list[tuple[Exchange, asyncio.Future[Message]]] = []  # exchanges that are not handled yet
+        self._arrived: list[tuple[Exchange | Forward, asyncio.Future[Message]]] = []  # exchanges, not handled yet
+        self._routes: dict[Role, Callable[[Any], None]] = {}
         self._peers: dict[Address, Peer] = {}
         self._left: list[Peer] = []  # connections to where an actor is not any more
         self._errands: set[asyncio.Task[None]] = set()
@@ -117,6 +127,19 @@ class Actor:
         self._peers |= peers
         says, self._says = self._says, []
         self._dispatch(says)
+
+    def route(self, role: Role, send: Callable[[Any], None]) -> None:
+        """Let messages to this role go this way."""
+        self._routes[role] = send
+
+    def take(self, outbox: Outbox, journal: Journal | None = None) -> None:
+        """Record and send what the machine has to say without being asked.
+
+        Args:
+            journal: Its journal from here on.
+        """
+        self._journal = journal or self._journal
+        self._dispatch(self._recorded(outbox))
 
     def save(self, snapshot: int) -> State:
         """The machine's state as of now, which its journal says became this snapshot.
@@ -165,7 +188,7 @@ class Actor:
             earlier.set_exception(Superseded(f"{type(message).__name__} was sent again on another call"))
         self._asked[key] = future
         try:
-            if isinstance(message, Exchange):
+            if isinstance(message, Exchange | Forward):
                 self._queue(message, future)
             else:
                 self.deliver(message)
@@ -180,7 +203,7 @@ class Actor:
 
     # --- exchanges, as many as there are ------------------------------------------------------------------------------
 
-    def _queue(self, message: Exchange, future: asyncio.Future[Message]) -> None:
+    def _queue(self, message: Exchange | Forward, future: asyncio.Future[Message]) -> None:
         if not self._arrived:
             asyncio.get_running_loop().call_soon(self._exchange)
         asker = _asker(message)  # a retry takes the place of the first call, whose answer would be taken for its own
@@ -236,6 +259,8 @@ class Actor:
             future = self._asked.get((to, _number(item)))
             if future is not None and not future.done():
                 future.set_result(item)  # type: ignore[arg-type]  # what goes to anyone else is a message
+            elif to.role in self._routes:
+                self._routes[to.role](item)
             elif to in self._peers:
                 self.run_errand(self._send(to, item))
 
@@ -289,6 +314,8 @@ def _asker(message: Message) -> tuple[Address, int] | None:
             return Address(Role.SHARD, message.shard), message.version
         case Read():
             return message.reader, message.number
+        case Forward():
+            return Address(Role.SHARD, message.shard), message.number
         case _:
             return None
 
@@ -297,6 +324,8 @@ def _number(answer: Any) -> int:
     """The number of the request that this answers; -1 for a message that answers nothing."""
     match answer:
         case Granted() | NoMoreLeases() | Exchanged() | Refused() | Has() | RoundClosed() | ReadDone() | Inventory():
+            return answer.number
+        case Forwarded():
             return answer.number
         case SampleTaken():
             return answer.version

@@ -18,7 +18,7 @@ import torch
 from msgspec.structs import replace
 
 from ps.errors import PeerLost, PeerRefused, WireError
-from ps.messages import Exchange, Exchanged, Message, Read, ReadDone, Sample, Wire
+from ps.messages import Exchange, Exchanged, Forward, Message, Read, ReadDone, Sample, Wire
 from ps.rounding import DTYPES, stochastic
 from ps.wire import parameter_server_pb2 as pb
 from ps.wire.codec import (
@@ -35,7 +35,7 @@ from ps.wire.codec import (
     to_envelope,
     unpack,
 )
-from ps.wire.line import CallFailed
+from ps.wire.line import CallFailed, Carrying
 from ps.wire.mailbox import SharedVectors
 from ps.wire.stream_pool import StreamPool
 from ps.wire.tls import Identity
@@ -123,7 +123,7 @@ class Peer:
         envelope = parse_envelope(await self._ask(request, metadata=self._metadata, timeout=timeout_seconds))
         return None if envelope.WhichOneof("message") == "received" else from_envelope(envelope)
 
-    async def exchange(self, message: Exchange | Sample | Read, timeout_seconds: float) -> Message:
+    async def exchange(self, message: Carrying, timeout_seconds: float) -> Message:
         """Send a message with its vector, and fill the buffer that its answer's vector belongs in.
 
         Raises as `ask`. After PeerLost the other end may still read or write vectors that are shared: renew them.
@@ -132,7 +132,7 @@ class Peer:
             answer = await self._call(self._through_memory(message.worker, mail, timeout_seconds))
             if answer is not None:
                 return answer
-        wire = self._wire if isinstance(message, Exchange) else Wire.FLOAT32
+        wire = self._wire if isinstance(message, Exchange) else _wire(message)
         outgoing_N, incoming_N = _vectors(message)
         elements = max(0 if vector_N is None else vector_N.numel() for vector_N in (outgoing_N, incoming_N))
         if elements * DTYPES[wire].itemsize > WHOLE_BYTES:
@@ -141,6 +141,8 @@ class Peer:
                 return answer
         if isinstance(message, Exchange) and wire is not Wire.FLOAT32:
             return await self._narrowed(message, timeout_seconds)
+        if outgoing_N is not None and wire is not Wire.FLOAT32:
+            outgoing_N = outgoing_N.to(DTYPES[wire])
         return await self._travel(message, outgoing_N, incoming_N, timeout_seconds)
 
     async def _stream_port(self) -> int:
@@ -253,7 +255,14 @@ class Peer:
             raise PeerLost(f"{self.target}: {error}") from error
 
 
-def _vectors(message: Exchange | Sample | Read) -> tuple[Tensor | None, Tensor | None]:
+def _wire(message: Carrying) -> Wire:
+    """The type that the vector of a message that is no exchange has on its way; it is exact in it."""
+    return (
+        message.message.wire if isinstance(message, Forward) and isinstance(message.message, Exchange) else Wire.FLOAT32
+    )
+
+
+def _vectors(message: Carrying) -> tuple[Tensor | None, Tensor | None]:
     """The vector that goes out with a message, and the buffer that its answer's vector belongs in."""
     match message:
         case Exchange():
@@ -262,6 +271,9 @@ def _vectors(message: Exchange | Sample | Read) -> tuple[Tensor | None, Tensor |
             return message.weights_N, None
         case Read():
             return None, message.out_N
+        case Forward(message=Exchange(push=push)) if push is not None:
+            return push.gradient_N, None
+    return None, None
 
 
 async def _requests(message: Message, outgoing_N: Tensor | None) -> AsyncIterator[bytes]:

@@ -22,7 +22,7 @@ from ps import messages
 from ps.averager import AveragerStatus
 from ps.errors import WireError
 from ps.ledger import LedgerStatus
-from ps.messages import Exchange, Message, NextLease, Push, Read, Role, Sample, Wire
+from ps.messages import Exchange, Forward, Message, NextLease, Push, Read, Role, Sample, Wire
 from ps.shard import ShardStatus
 from ps.wire import parameter_server_pb2 as pb
 
@@ -125,6 +125,10 @@ def to_envelope(message: Message) -> pb.Envelope:
             proto.elements = message.out_N.numel()
         case NextLease(outcome=outcome) if outcome is not None:
             _put(proto, type(outcome).__name__.lower(), outcome)
+        case Forward(message=forwarded) if forwarded is not None:
+            inner = to_envelope(forwarded)
+            kind = inner.WhichOneof("message")
+            getattr(proto, kind).CopyFrom(getattr(inner, kind))
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(message).__name__).lower()
     return pb.Envelope(**{name: proto})
 
@@ -147,6 +151,10 @@ def payload(envelope: pb.Envelope) -> Payload:
             elements: int = proto.elements
             pushed, pulled = proto.HasField("push"), proto.pull
             return Payload(proto.shard, elements if pushed else None, elements if pulled else None, _wire(proto))
+        case "forward":
+            exchange = envelope.forward.exchange
+            incoming = exchange.elements if exchange.HasField("push") else None
+            return Payload(envelope.forward.shard, incoming, None, _wire(exchange))
         case "sample":
             return Payload(envelope.sample.shard, envelope.sample.elements, None)
         case "read":
@@ -194,6 +202,12 @@ def from_envelope(envelope: pb.Envelope, incoming_N: Tensor | None = None, outgo
             decoded = _decode(proto, out_N=outgoing_N)
             if decoded.reader.role is Role.JOURNAL:
                 raise WireError("Read.reader: got a journal, expected an actor")
+        case "forward":
+            kind, forwarded = proto.WhichOneof("message"), None
+            if kind is not None:
+                inner = pb.Envelope(**{kind: getattr(proto, kind)})
+                forwarded = from_envelope(inner, incoming_N, torch.empty(0))
+            decoded = _decode(proto, message=forwarded)
         case "next_lease":
             outcome = proto.WhichOneof("outcome")
             decoded = _decode(proto, outcome=_decode(getattr(proto, outcome)) if outcome else None)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import struct
 import zlib
 from collections import deque
@@ -57,14 +58,18 @@ class JournalWriter:
         kept_back: Records that wait for others until they are written together; only where nobody hears of what is
             recorded before the journal is closed.
         again: Go on where an earlier writer of this journal ended, behind its last whole record.
+        end: Where that is, in bytes, if it is known.
 
     Raises:
         JournalDamaged: `again`, and what is there is damaged before its end.
     """
 
-    def __init__(self, path: Path, run: str, actor: str, kept_back: int = 0, again: bool = False) -> None:
+    def __init__(
+        self, path: Path, run: str, actor: str, kept_back: int = 0, again: bool = False, end: int | None = None
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        end = _end(path) if again and path.exists() else 0
+        if end is None:
+            end = _end(path) if again and path.exists() else 0
         created = 0 if again else os.O_EXCL
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | created | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._waiting: list[Record] = []
@@ -99,6 +104,26 @@ class JournalWriter:
         self._flush()
         self.sync()
         os.close(self._file)
+
+
+def take_over(path: Path, kinds: tuple[type, ...]) -> tuple[int, int]:
+    """Put a copy of a journal in its place, so that whoever has it open writes to what nobody reads any more.
+
+    Returns:
+        Where its last whole record ends, in bytes, and how many records of these kinds it has.
+
+    Raises:
+        JournalDamaged: It is damaged before its end.
+        OSError: It is not there, or cannot be replaced.
+    """
+    end = count = 0
+    for at, body in _bodies(path):
+        count += end > 0 and isinstance(_known(path, at, body), kinds)
+        end = at + _FRAME.size + len(body)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.copyfile(path, temporary)
+    os.replace(temporary, path)
+    return end, count
 
 
 def read_journal(path: Path) -> Iterator[Record]:

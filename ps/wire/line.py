@@ -27,7 +27,7 @@ import grpc
 import torch
 
 from ps.errors import WireError
-from ps.messages import Exchange, Read, Sample, Wire
+from ps.messages import Exchange, Forward, Read, Sample, Wire
 from ps.rounding import DTYPES, NOISE
 from ps.wire.codec import bytes_of
 
@@ -41,7 +41,7 @@ HEAD_BYTES = 1 << 20  # of an envelope, at most
 PIECE = 4 * NOISE  # elements
 LENGTH_BYTES = 4
 
-Carrying = Exchange | Sample | Read
+Carrying = Exchange | Sample | Read | Forward
 
 
 class CallFailed(Exception):  # noqa: N818 -- it says what happened

@@ -2,7 +2,8 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -13,6 +14,7 @@ class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLE_LEDGER: _ClassVar[Role]
     ROLE_AVERAGER: _ClassVar[Role]
     ROLE_JOURNAL: _ClassVar[Role]
+    ROLE_STANDBY: _ClassVar[Role]
 
 class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -44,6 +46,7 @@ ROLE_SHARD: Role
 ROLE_LEDGER: Role
 ROLE_AVERAGER: Role
 ROLE_JOURNAL: Role
+ROLE_STANDBY: Role
 OUTCOME_NONE: Outcome
 OUTCOME_APPLIED: Outcome
 OUTCOME_DUPLICATE: Outcome
@@ -126,7 +129,7 @@ class Failed(_message.Message):
     attempt: int
     finite: bool
     reason: str
-    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: bool = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Discarded(_message.Message):
     __slots__ = ("lease", "attempt")
@@ -160,7 +163,7 @@ class Granted(_message.Message):
     number: int
     lease: Lease
     pull: bool
-    def __init__(self, number: _Optional[int] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., pull: bool = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., pull: _Optional[bool] = ...) -> None: ...
 
 class NoMoreLeases(_message.Message):
     __slots__ = ("number", "reason")
@@ -198,7 +201,7 @@ class CloseRound(_message.Message):
     leases: _containers.RepeatedScalarFieldContainer[int]
     size: int
     keep: bool
-    def __init__(self, number: _Optional[int] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., size: _Optional[int] = ..., keep: bool = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., size: _Optional[int] = ..., keep: _Optional[bool] = ...) -> None: ...
 
 class RoundClosed(_message.Message):
     __slots__ = ("number", "shard", "incarnation")
@@ -288,7 +291,7 @@ class Exchange(_message.Message):
     pull: bool
     elements: int
     wire: Wire
-    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: bool = ..., elements: _Optional[int] = ..., wire: _Optional[_Union[Wire, str]] = ...) -> None: ...
+    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: _Optional[bool] = ..., elements: _Optional[int] = ..., wire: _Optional[_Union[Wire, str]] = ...) -> None: ...
 
 class Memory(_message.Message):
     __slots__ = ("process", "descriptor", "name", "offset")
@@ -386,12 +389,44 @@ class ReadDone(_message.Message):
     samples: int
     def __init__(self, number: _Optional[int] = ..., shard: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ...) -> None: ...
 
+class Forward(_message.Message):
+    __slots__ = ("shard", "incarnation", "number", "written", "in_step", "now", "exchange", "close_round", "sample_taken")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    IN_STEP_FIELD_NUMBER: _ClassVar[int]
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_ROUND_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_TAKEN_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    incarnation: int
+    number: int
+    written: int
+    in_step: bool
+    now: float
+    exchange: Exchange
+    close_round: CloseRound
+    sample_taken: SampleTaken
+    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., number: _Optional[int] = ..., written: _Optional[int] = ..., in_step: _Optional[bool] = ..., now: _Optional[float] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., close_round: _Optional[_Union[CloseRound, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ...) -> None: ...
+
+class Forwarded(_message.Message):
+    __slots__ = ("shard", "number", "version")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    number: int
+    version: int
+    def __init__(self, shard: _Optional[int] = ..., number: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
 class Received(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("next_lease", "granted", "no_more_leases", "worker_lost", "tick", "stop", "who_has", "has", "exchange", "exchanged", "refused", "sample", "sample_taken", "read", "read_done", "received", "close_round", "round_closed", "inventory", "take_inventory")
+    __slots__ = ("next_lease", "granted", "no_more_leases", "worker_lost", "tick", "stop", "who_has", "has", "exchange", "exchanged", "refused", "sample", "sample_taken", "read", "read_done", "received", "close_round", "round_closed", "inventory", "take_inventory", "forward", "forwarded")
     NEXT_LEASE_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     NO_MORE_LEASES_FIELD_NUMBER: _ClassVar[int]
@@ -412,6 +447,8 @@ class Envelope(_message.Message):
     ROUND_CLOSED_FIELD_NUMBER: _ClassVar[int]
     INVENTORY_FIELD_NUMBER: _ClassVar[int]
     TAKE_INVENTORY_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_FIELD_NUMBER: _ClassVar[int]
+    FORWARDED_FIELD_NUMBER: _ClassVar[int]
     next_lease: NextLease
     granted: Granted
     no_more_leases: NoMoreLeases
@@ -432,14 +469,16 @@ class Envelope(_message.Message):
     round_closed: RoundClosed
     inventory: Inventory
     take_inventory: TakeInventory
-    def __init__(self, next_lease: _Optional[_Union[NextLease, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., no_more_leases: _Optional[_Union[NoMoreLeases, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., who_has: _Optional[_Union[WhoHas, _Mapping]] = ..., has: _Optional[_Union[Has, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., exchanged: _Optional[_Union[Exchanged, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ..., read: _Optional[_Union[Read, _Mapping]] = ..., read_done: _Optional[_Union[ReadDone, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., close_round: _Optional[_Union[CloseRound, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ..., inventory: _Optional[_Union[Inventory, _Mapping]] = ..., take_inventory: _Optional[_Union[TakeInventory, _Mapping]] = ...) -> None: ...
+    forward: Forward
+    forwarded: Forwarded
+    def __init__(self, next_lease: _Optional[_Union[NextLease, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., no_more_leases: _Optional[_Union[NoMoreLeases, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., who_has: _Optional[_Union[WhoHas, _Mapping]] = ..., has: _Optional[_Union[Has, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., exchanged: _Optional[_Union[Exchanged, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ..., read: _Optional[_Union[Read, _Mapping]] = ..., read_done: _Optional[_Union[ReadDone, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., close_round: _Optional[_Union[CloseRound, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ..., inventory: _Optional[_Union[Inventory, _Mapping]] = ..., take_inventory: _Optional[_Union[TakeInventory, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., forwarded: _Optional[_Union[Forwarded, _Mapping]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ShardStatus(_message.Message):
-    __slots__ = ("shard", "incarnation", "version", "samples", "rate", "duplicates", "refused", "skipped_samples", "waiting_samples", "staleness", "discarded", "staged", "kernel")
+    __slots__ = ("shard", "incarnation", "version", "samples", "rate", "duplicates", "refused", "skipped_samples", "waiting_samples", "staleness", "discarded", "staged", "kernel", "standby")
     class StalenessEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -460,6 +499,7 @@ class ShardStatus(_message.Message):
     DISCARDED_FIELD_NUMBER: _ClassVar[int]
     STAGED_FIELD_NUMBER: _ClassVar[int]
     KERNEL_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
     shard: int
     incarnation: int
     version: int
@@ -473,7 +513,8 @@ class ShardStatus(_message.Message):
     discarded: int
     staged: int
     kernel: str
-    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., rate: _Optional[float] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., skipped_samples: _Optional[int] = ..., waiting_samples: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., discarded: _Optional[int] = ..., staged: _Optional[int] = ..., kernel: _Optional[str] = ...) -> None: ...
+    standby: str
+    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., samples: _Optional[int] = ..., rate: _Optional[float] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., skipped_samples: _Optional[int] = ..., waiting_samples: _Optional[int] = ..., staleness: _Optional[_Mapping[int, int]] = ..., discarded: _Optional[int] = ..., staged: _Optional[int] = ..., kernel: _Optional[str] = ..., standby: _Optional[str] = ...) -> None: ...
 
 class LedgerStatus(_message.Message):
     __slots__ = ("leases", "granted", "finished", "reissued", "outstanding", "samples", "skipped", "workers", "loss", "recent_loss", "recent_error", "ending", "message", "recent_auxiliary", "next_worker", "quarantined")

@@ -25,6 +25,7 @@ from ps.messages import (
     Address,
     Exchange,
     Exchanged,
+    Forward,
     Message,
     Read,
     ReadDone,
@@ -34,7 +35,7 @@ from ps.rounding import DTYPES, nearest
 from ps.shard import Outbox
 from ps.states import State
 from ps.wire import parameter_server_pb2 as pb
-from ps.wire.actor import Actor, Machine, Superseded
+from ps.wire.actor import Actor, Journal, Machine, Superseded
 from ps.wire.admission import Admission, hear_out
 from ps.wire.client import OPTIONS, SERVICE, Loop, Peer
 from ps.wire.codec import (
@@ -50,7 +51,6 @@ from ps.wire.codec import (
     to_envelope,
     unpack,
 )
-from ps.wire.files import JournalWriter
 from ps.wire.line import CallFailed
 from ps.wire.mailbox import Memory, MemoryElsewhere, OpenMemories
 from ps.wire.streams import StreamServer
@@ -112,7 +112,7 @@ class MachineServer:
         self,
         machine: Machine,
         gate: Gate,
-        journal: JournalWriter,
+        journal: Journal,
         clock: Callable[[], float],
         tick_seconds: float = 0.0,
         interference: Interference | None = None,
@@ -203,7 +203,7 @@ class MachineServer:
         await self._admission.admit(context)
         try:
             message = from_envelope(parse_envelope(request))
-            if isinstance(message, Exchange | Sample | Read):
+            if isinstance(message, Exchange | Sample | Read | Forward):
                 raise WireError(f"{type(message).__name__} carries a vector: call Exchange, not Ask")
         except Exception as error:  # noqa: BLE001  whatever a peer sent, it gets a clear status and this server goes on
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{type(error).__name__}: {error}")

@@ -17,8 +17,8 @@ import grpc
 from msgspec.structs import replace
 
 from ps.errors import PeerLost
-from ps.messages import Exchange, Exchanged, Message, Read, ReadDone, Sample, Wire
-from ps.rounding import Stochastic
+from ps.messages import Exchange, Exchanged, Forward, Message, Read, ReadDone, Sample, Wire
+from ps.rounding import DTYPES, Stochastic
 from ps.wire.codec import from_envelope, parse_envelope, to_envelope
 from ps.wire.line import HELLO_SECONDS, LENGTH_BYTES, CallFailed, Carrying, Line, headed, proof
 
@@ -65,6 +65,8 @@ class StreamClient(Line):
                     self.send_vector(push.gradient_N, self._rounding(push.lease, message.shard, wire))
                 case Sample():
                     self.send_vector(message.weights_N, None)
+                case Forward(message=Exchange(push=push)) if push is not None:
+                    self.send_vector(push.gradient_N, None if wire is Wire.FLOAT32 else lambda g: g.to(DTYPES[wire]))
         except OSError:  # perhaps it was refused meanwhile
             with suppress(OSError, EOFError):
                 self._answer()

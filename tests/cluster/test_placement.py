@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.placement import Node, for_driver, for_shard, seats
+from cluster.placement import Node, for_driver, for_shard, for_standby, seats
 from ps.errors import RunFailed
 
 HEAD = Node("h", "10.0.0.1", 2, driver=True)
@@ -29,6 +29,14 @@ def test_where_machines_are_kept_for_shards_no_other_gets_one() -> None:
 def test_after_a_loss_the_shard_goes_elsewhere() -> None:
     assert for_shard([HEAD, TWO], 0) == TWO
     assert for_shard([HEAD], 0) == HEAD
+
+
+def test_a_standby_is_on_another_machine_than_its_shard_if_there_is_one() -> None:
+    assert [for_standby(ALL, shard, for_shard(ALL, shard)) for shard in range(4)] == [TWO, HEAD, ONE, TWO]
+    assert for_standby(ALL, 0, TWO) == HEAD, "where it goes on, its own standby does not come"
+    assert for_standby([HEAD], 0, HEAD) == HEAD
+    kept = Node("c", "10.0.0.4", 2, keeps_shards=True)
+    assert for_standby([HEAD, kept], 0, kept) == HEAD, "another machine matters more than what it is kept for"
 
 
 def test_ledger_and_averager_are_with_the_driver() -> None:

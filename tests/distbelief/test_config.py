@@ -78,6 +78,7 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "cluster.threads": ([0], [1]),
     "cluster.wire": (["bfloat", ""], ["float32", "bfloat16", "float16"]),
     "cluster.path": (["memory", ""], ["auto", "network"]),
+    "cluster.replicas": ([-1, 2], [0, 1]),
     "cluster.join": (["7000x", "host", "0.0.0.0:65536", "0.0.0.0:"], ["", "0.0.0.0:7000", "10.0.0.1:0"]),
     "cluster.tls": (["yes"], [True, False]),
     "cluster.key": (["k.pem"], []),  # without a cluster.certificate

@@ -86,6 +86,11 @@ def test_gradients_that_wait_for_a_round_count_and_the_copies_of_local_steps() -
     assert memory.needed_bytes(local, 2) - base == 8 * MEBIBYTE
 
 
+def test_a_standby_takes_what_its_shard_takes_and_a_process() -> None:
+    doubled = replace(spec(), cluster=ClusterSettings(workers=8, shards=2, replicas=1))
+    assert memory.needed_bytes(doubled, 2) - memory.needed_bytes(spec(), 2) == (12 + 2 * 200) * MEBIBYTE
+
+
 # --- what the machine has ---------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ from ps.messages import AVERAGER, LEDGER, Address, Exchange, Finished, NextLease
 from ps.rules import Sgd
 from ps.schedule import ScheduleSettings
 from ps.shard import Shard
+from ps.standby import Replica
 from ps.wire.actor import Machine
 from ps.wire.files import JournalWriter
 from ps.wire.server import Gate, MachineServer
@@ -138,6 +139,16 @@ shard  version  staleness  p95  rate  duplicate  refused  averaged  skipped
     )
 
 
+def test_shards_with_standbys_have_a_column_that_says_how_these_are(
+    tmp_path: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_folder(tmp_path / "run")
+    connect(folder, {Address(Role.SHARD, 0): serve(Address(Role.SHARD, 0), Replica(shard_after(0, 3)))})
+    assert status_command(folder, False) == 0
+    header, row = capsys.readouterr().out.splitlines()[-3:-1]
+    assert (header.split()[-1], row.split()[-1]) == ("standby", "none")
+
+
 def test_a_running_run_as_json(running: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status_command(running, True) == 0
     shown = capsys.readouterr().out
@@ -155,7 +166,7 @@ def test_a_running_run_as_json(running: Path, capsys: pytest.CaptureFixture[str]
     assert report["shards"][0] == {
         "shard": 0, "version": 3, "samples": 30, "staleness_mean": 1.0, "staleness_p95": 2, "rate": 0.02,
         "duplicates": 1, "refused": 0, "skipped_samples": 0, "averaged": 2,
-        "by_memory": 0, "by_network": 0, "kernel": kernel.in_use(),
+        "by_memory": 0, "by_network": 0, "kernel": kernel.in_use(), "standby": "",
     }  # fmt: skip
     assert report["averager"] == {"versions": [2, 4], "counts": [1, 1]}
 

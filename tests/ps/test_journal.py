@@ -43,6 +43,7 @@ from ps.wire.files import JournalWriter, read_journal
 READ = (Reading(0, 0), Reading(2, 1 << 40))
 RECORDS: list[Record] = [
     ShardOpened(0.5, 1, 4, 2, 7, 28, 1000, "ab" * 32, 12),
+    ShardOpened(0.5, 1, 4, 2, 7, 28, 1000, "ab" * 32, 0, 3, True, (4, 6)),
     ShardSaved(0.5, 12, 7),
     ShardSaved(0.5, 12, 7, (4, 6)),
     AveragerOpened(0.5, 0),

@@ -22,6 +22,8 @@ from ps.messages import (
     Exchanged,
     Failed,
     Finished,
+    Forward,
+    Forwarded,
     Granted,
     Has,
     Inventory,
@@ -44,6 +46,7 @@ from ps.messages import (
     TakeInventory,
     Tick,
     WhoHas,
+    Wire,
     WorkerLost,
 )
 from ps.shard import ShardStatus
@@ -96,11 +99,14 @@ PLAIN = [
     *[Refused(2, 1, refusal, "got 3, expected 4") for refusal in Refusal],
     SampleTaken(1, 0, 8),
     ReadDone(3, 1, 12, 4),
+    Forwarded(1, 7, 0),
+    Forwarded(1, 1 << 40, -1),
 ]
 
 STATUSES = [
     ShardStatus(1, 0, 9, 36, 0.1, 1, 2, 3, 2, {0: 1, 31: 8}),
     ShardStatus(0, 0, 0, 0, 0.0, 0, 0, 0, 0, {}, 4, 5),
+    ShardStatus(0, 0, 0, 0, 0.0, 0, 0, 0, 0, {}, 4, 5, "torch", "in step"),
     LedgerStatus(9, 8, 7, 6, 5, 4, 3, 2, 0.5, 0.25, 0.125, "failed", "why", (0.5, 0.75), 12),
     AveragerStatus((), ()),
     AveragerStatus((8, 0), (2, 0)),
@@ -126,13 +132,13 @@ def test_a_status_comes_back_equal(status: Any) -> None:
 
 
 def test_every_message_has_its_case() -> None:
-    vectors = {Exchange, Sample, Read}
+    vectors = {Exchange, Sample, Read, Forward}
     assert {type(message) for message in PLAIN} | vectors == set(get_args(messages.Message))
 
 
 def test_every_field_has_its_place_on_the_wire() -> None:
     """A field that the .proto forgot would vanish without a word."""
-    in_frames = {"weights_N", "gradient_N", "out_N", "outcome"}  # NextLease.outcome is a oneof
+    in_frames = {"weights_N", "gradient_N", "out_N", "outcome", "message"}  # two of a oneof
     for cls in (
         *get_args(messages.Message),
         Lease,
@@ -196,6 +202,38 @@ def test_a_message_with_vectors_comes_back_with_the_buffers_it_is_given(message:
             assert repr(replace(again, out_N=vector(3))) == repr(message)
         case _:
             pytest.fail(f"{type(message).__name__} became {type(again).__name__}")
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "expected"),
+    [
+        (Exchange(3, 2, 1, PUSH, vector()), Payload(1, 5, None)),
+        (Exchange(3, 2, 1, PUSH, None, Wire.BFLOAT16), Payload(1, 5, None, Wire.BFLOAT16)),
+        (Exchange(3, 2, 1, None, vector()), Payload(1, None, None)),
+        (CloseRound(6, 2, (0, 3), 4, True), Payload(1, None, None)),
+        (SampleTaken(1, 0, 8), Payload(1, None, None)),
+        (None, Payload(1, None, None)),
+    ],
+)
+def test_what_is_forwarded_comes_back_without_the_buffer_of_whoever_pulled(
+    forwarded: Exchange | CloseRound | SampleTaken | None, expected: Payload
+) -> None:
+    sent = Forward(1, 2, 3, 4, True, 1.5, forwarded)
+    envelope = parse_envelope(to_envelope(sent).SerializeToString())
+    assert payload(envelope) == expected
+    gradient_N = vector()
+    again = from_envelope(envelope, gradient_N)
+    assert isinstance(again, Forward)
+    assert replace(again, message=None) == replace(sent, message=None)
+    if not isinstance(forwarded, Exchange):
+        assert again.message == forwarded
+        return
+    got = again.message
+    assert isinstance(got, Exchange)
+    assert (got.worker, got.number, got.wire) == (forwarded.worker, forwarded.number, forwarded.wire)
+    assert (got.push is None, got.weights_N is None) == (forwarded.push is None, forwarded.weights_N is None)
+    assert got.push is None or got.push.gradient_N is gradient_N
+    assert got.weights_N is None or got.weights_N.numel() == 0
 
 
 @pytest.mark.parametrize("elements", [1, FRAME_BYTES // 4 - 1, FRAME_BYTES // 4, FRAME_BYTES // 4 + 1, 700_001])

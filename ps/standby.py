@@ -1,0 +1,304 @@
+"""Standby: a shard that is there twice, so that losing one of the two loses nothing.
+
+    leads      handles messages as the shard alone would, forwards each to its standby, and lets nobody hear what came
+               of it (answers, samples, records for the journal) before the standby holds it too
+    follows    handles what is forwarded, in the same order at the same times, so it holds the same to the last bit
+
+`Replica` is either, around the shard's own machine, which knows nothing of it. `handle` is called by the wire; `seed`,
+`follow`, `succeed` and `go_alone` by whoever looks after processes, and by nobody else: it alone may say that the other
+one is gone. (Not the ledger: that would have to be told by the same one, and may be lost at that moment too.) Without
+that word one that leads waits for its standby for ever, and one that follows never leads. So of two that cannot reach
+each other no more than one is believed, and whatever a lost one may still answer, the other held before.
+
+A standby is brought up while the run goes on: it is seeded with a copy of the state, and what came since is forwarded
+behind it. Until its first word answers do not wait for it, as long as it is no more than LAG messages behind; from then
+on they do, and it is told so. Before that it cannot take over.
+
+The one that leads writes the journal. Its standby keeps the records that may not be written yet; when it takes over, it
+adds those that are missing, and one that says who goes on: the history of versions has no gap.
+
+Shape suffix: N = parameters held by one shard.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, cast
+
+import torch
+from msgspec.structs import replace
+
+from ps.journal import (
+    ExchangeRefused,
+    PullHandled,
+    PushHandled,
+    Record,
+    RoundApplied,
+    SampleSent,
+    SampleSkipped,
+    ShardSaved,
+)
+from ps.messages import JOURNAL, Address, CloseRound, Exchange, Forward, Forwarded, Message, Role, SampleTaken
+from ps.states import ShardState
+
+if TYPE_CHECKING:
+    from ps.shard import Outbox, Shard, ShardStatus
+
+LAG = 8  # messages that a standby which catches up may be behind before answers wait for it
+AGAIN = -1  # in the place of a version: it was forwarded before, and what came of it then was said then
+HANDLED = (PushHandled, PullHandled, RoundApplied, ExchangeRefused, SampleSent, SampleSkipped)  # what `handle` records
+
+_Changing = Exchange | CloseRound | SampleTaken  # messages that change a shard
+
+
+class Standing(Enum):
+    """How one that leads and its standby stand."""
+
+    ALONE = "none"
+    CATCHING_UP = "catching up"
+    IN_STEP = "in step"
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """What a standby begins with.
+
+    Attributes:
+        number: Of the last Forward that `state` has in it.
+        written: How many records of HANDLED kinds the shard had made by then.
+    """
+
+    number: int
+    written: int
+    state: ShardState
+
+
+class Replica:
+    """One of the two.
+
+    Args:
+        shard: The shard; only this object calls it from here on.
+        leads: Whether it leads, alone at first; else it follows once it is seeded.
+        written: How many records of HANDLED kinds are in the shard's journal.
+    """
+
+    def __init__(self, shard: Shard, leads: bool = True, written: int = 0) -> None:
+        self.shard = shard
+        self.leads = leads
+        self.standing = Standing.ALONE
+        self._standby = Address(Role.STANDBY, shard.index)
+        self._number = 0  # of the last Forward that was made, or handled
+        self._written = written
+        self._acknowledged = 0  # leads: the last Forward that the standby holds
+        self._held: deque[tuple[int, int, Outbox]] = deque()  # leads: number, version then, what waits for it
+        self._early: dict[int, Forward] = {}  # follows: Forwards that have overtaken others
+        self._unwritten: deque[Record] = deque()  # follows: records after the first `_written` ones
+        self._pulled_N: torch.Tensor | None = None  # follows: what its pulls fill and nobody reads
+
+    def status(self) -> ShardStatus:
+        return replace(self.shard.status(), standby=self.standing.value)
+
+    def state(self) -> ShardState:
+        return self.shard.state()
+
+    def saved(self, now: float, snapshot: int) -> ShardSaved:
+        return self.shard.saved(now, snapshot)
+
+    def together(self) -> AbstractContextManager[None]:
+        return self.shard.together()
+
+    def handle(self, now: float, message: Message) -> Outbox:
+        """Take in one message; return what goes out because of it, the journal's records first.
+
+        Raises:
+            ValueError, TypeError: It is not for this one, or not for a shard. Nothing happened.
+            RuntimeError: The two are not the same any more.
+        """
+        match message:
+            case Forward():
+                return self._follow(message)
+            case Forwarded():
+                return self._heard(now, message)
+            case _ if not self.leads:
+                raise ValueError(f"standby of shard {self.shard.index} got {type(message).__name__}, expected Forward")
+            case Exchange() | CloseRound() | SampleTaken():
+                return self._lead(now, message)
+            case _:
+                return self.in_order(self.shard.handle(now, message))
+
+    # --- the one that leads ------------------------------------------------------------------------------------------
+
+    def _lead(self, now: float, message: _Changing) -> Outbox:
+        outbox = self.shard.handle(now, message)
+        if self.standing is Standing.ALONE:
+            self._count(outbox)
+            return outbox
+        if self.standing is Standing.CATCHING_UP:
+            message = _kept(message)
+        forward = self._forward(now, message)
+        self._held.append((self._number, self.shard.version, outbox))
+        return [*self._released(), (self._standby, forward)]
+
+    def _forward(self, now: float, message: _Changing | None) -> Forward:
+        self._number += 1
+        in_step = self.standing is Standing.IN_STEP
+        shard = self.shard
+        return Forward(shard.index, shard.incarnation, self._number, self._written, in_step, now, message)
+
+    def in_order(self, outbox: Outbox) -> Outbox:
+        """This, if nothing is held back; else it is held back too, behind what is."""
+        if not self._held:
+            return outbox
+        number, version, _ = self._held[-1]
+        self._held.append((number, version, outbox))
+        return []
+
+    def holds_back(self, number: int) -> bool:
+        """Whether anything waits for a Forward up to this number."""
+        return bool(self._held) and self._held[0][0] <= number
+
+    @property
+    def number(self) -> int:
+        """Of the last Forward."""
+        return self._number
+
+    def _heard(self, now: float, message: Forwarded) -> Outbox:
+        """The standby holds what it was forwarded, up to here."""
+        if self.standing is Standing.ALONE:
+            return []  # the word of one that is not believed in any more
+        for number, version, _ in self._held:
+            if number == message.number and message.version not in (version, AGAIN):
+                raise RuntimeError(f"after message {number} version {version} here, {message.version} at the standby")
+        self._acknowledged = max(self._acknowledged, message.number)
+        if self.standing is not Standing.CATCHING_UP:
+            return self._released()
+        self.standing = Standing.IN_STEP
+        return [*self._released(), (self._standby, self._forward(now, None))]
+
+    def _released(self) -> Outbox:
+        """What need not wait any more."""
+        lag = LAG if self.standing is Standing.CATCHING_UP else 0
+        outbox: Outbox = []
+        while self._held and self._held[0][0] <= self._acknowledged + lag:
+            part = self._held.popleft()[2]
+            self._count(part)
+            outbox += part
+        return outbox
+
+    def _count(self, outbox: Outbox) -> None:
+        self._written += sum(to == JOURNAL and isinstance(item, HANDLED) for to, item in outbox)
+
+    def go_alone(self) -> Outbox:
+        """The standby is gone: wait for it no longer."""
+        self.standing, self._acknowledged = Standing.ALONE, self._number
+        return self._released()
+
+    def seed(self, now: float) -> tuple[Seed, Outbox]:
+        """What a new standby begins with, from which on everything is forwarded to it."""
+        outbox = self.go_alone()
+        self.standing = Standing.CATCHING_UP
+        seed = Seed(self._number, self._written, self.shard.state())
+        outbox.append((self._standby, self._forward(now, None)))
+        return seed, outbox
+
+    # --- the one that follows ----------------------------------------------------------------------------------------
+
+    def follow(self, seed: Seed) -> Outbox:
+        """Begin with what the one that leads had, and handle what it has forwarded since.
+
+        Raises:
+            ValueError: It leads, or this is another shard's. Nothing was changed.
+        """
+        if self.leads:
+            raise ValueError(f"shard {self.shard.index} got a seed, but it leads")
+        self.shard.recall(seed.state, seed.state.openings)
+        self.standing = Standing.CATCHING_UP
+        self._number, self._written = seed.number, seed.written
+        self._unwritten.clear()
+        incarnation = self.shard.incarnation  # an earlier one may have counted its messages alike
+        self._early = {number: each for number, each in self._early.items() if each.incarnation == incarnation}
+        return self._overtaken()
+
+    def _follow(self, message: Forward) -> Outbox:
+        shard = self.shard
+        if self.leads or message.shard != shard.index:
+            raise ValueError(f"shard {shard.index} got what shard {message.shard} forwards, but it leads")
+        if self.standing is not Standing.ALONE and message.incarnation != shard.incarnation:
+            raise ValueError(f"got what incarnation {message.incarnation} forwards, expected {shard.incarnation}")
+        self._early[message.number] = message
+        return [] if self.standing is Standing.ALONE else self._overtaken()
+
+    def _overtaken(self) -> Outbox:
+        """Handle what has come, as far as nothing before it is missing."""
+        outbox: Outbox = []
+        for number in sorted(self._early):
+            if number > self._number + 1:
+                break
+            forward = self._early.pop(number)
+            version = AGAIN
+            if number > self._number:
+                self._repeat(forward)
+                version = self.shard.version
+            outbox.append((Address(Role.SHARD, self.shard.index), Forwarded(self.shard.index, number, version)))
+        return outbox
+
+    def _repeat(self, forward: Forward) -> None:
+        """Handle what the one that leads has handled, as it did."""
+        self._number = forward.number
+        if forward.in_step:
+            self.standing = Standing.IN_STEP
+        message = forward.message
+        if isinstance(message, Exchange) and message.weights_N is not None:
+            if self._pulled_N is None:
+                self._pulled_N = torch.empty(self.shard.elements)
+            message = replace(message, weights_N=self._pulled_N)
+        if message is not None:
+            try:
+                made = self.shard.handle(forward.now, message)
+            except ValueError as error:
+                raise RuntimeError(f"message {forward.number} was handled by the one that leads: {error}") from error
+            self._unwritten += [cast("Record", item) for to, item in made if to == JOURNAL]
+        while self._written < forward.written:
+            self._unwritten.popleft()
+            self._written += 1
+
+    def succeed(self, now: float, recorded: int, cut: int = 0) -> Outbox:
+        """The one that led is gone: lead, alone, as the next incarnation.
+
+        Args:
+            recorded: How many records of HANDLED kinds are in the shard's journal.
+            cut: As of Shard.opened.
+
+        Raises:
+            ValueError: It cannot: it may lack what was answered, or the journal lacks what it has not kept. Nothing was
+                changed.
+        """
+        if self.leads or self.standing is not Standing.IN_STEP:
+            raise ValueError(f"standby of shard {self.shard.index} cannot take over: it is not in step")
+        if not 0 <= recorded - self._written <= len(self._unwritten):
+            kept = f"{self._written} to {self._written + len(self._unwritten)}"
+            raise ValueError(f"shard {self.shard.index}: the journal has {recorded} records, expected {kept}")
+        missing = list(self._unwritten)[recorded - self._written :]
+        self.leads, self.standing = True, Standing.ALONE
+        self._written = recorded + len(missing)
+        self._unwritten.clear()
+        self._early.clear()
+        self._pulled_N = None
+        opened = self.shard.succeed(now, cut)
+        return [*((JOURNAL, record) for record in missing), (JOURNAL, opened), *self.shard.rejoin()]
+
+
+def _kept(message: _Changing) -> _Changing:
+    """The same with a gradient that stays as it is, whatever its owner does with it."""
+    if isinstance(message, Exchange) and message.push is not None:
+        return replace(message, push=replace(message.push, gradient_N=message.push.gradient_N.clone()))
+    return message
+
+
+def records_handled(records: Iterable[Record]) -> int:
+    """How many of these a shard made in `handle`."""
+    return sum(isinstance(record, HANDLED) for record in records)
