@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time  # noqa: TID251 -- processes are waited for
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,15 +64,20 @@ def holders(journal: Path) -> list[int]:
     return found
 
 
-def ride(cwd: Path, seed: int, roles: Sequence[str], options: Sequence[str]) -> Ride:
+def ride(
+    cwd: Path, seed: int, roles: Sequence[str], options: Sequence[str], ready: Callable[[Path], bool] = lambda _: True
+) -> Ride:
     """Launch a run in this directory, kill these, resume it whenever its driver was, and wait for its end. Whatever
     happens, nothing of it goes on afterwards.
+
+    Args:
+        ready: Whether this run may be hit again.
     """
     made = Ride(cwd / "run")
     made.process = _start(cwd, ["launch", "--run", "run", *options])
     try:
         for role in roles:
-            if not _goes_on(made):
+            if not _goes_on(made, ready):
                 break
             _kill(made, role, numpy_stream(seed, f"kills/{len(made.kills)}"))
         made.output += made.process.communicate(timeout=PATIENCE_SECONDS)[1]
@@ -114,15 +119,15 @@ def _start(cwd: Path, arguments: Sequence[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=cwd, env=environment, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
-def _goes_on(made: Ride) -> bool:
-    """Wait until the run has gone on for a while; return whether it still does."""
+def _goes_on(made: Ride, ready: Callable[[Path], bool]) -> bool:
+    """Wait until the run has gone on for a while, and is ready; return whether it still goes on."""
     assert made.process is not None
     path = made.run / "journal" / "shard-0.journal"
     deadline = time.monotonic() + PATIENCE_SECONDS
     before = path.stat().st_size if path.exists() else 0
     while made.process.poll() is None:
         assert time.monotonic() < deadline, f"it does not go on after {made.kills}"
-        if path.exists() and path.stat().st_size > before + GOES_ON_BYTES:
+        if path.exists() and path.stat().st_size > before + GOES_ON_BYTES and ready(made.run):
             return True
         time.sleep(0.05)
     return False
