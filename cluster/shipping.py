@@ -7,12 +7,12 @@ takes along what it wrote since it was last asked.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from cluster.lodging import Lodging
 
 PIECE_BYTES = 8 << 20
 
@@ -35,8 +35,8 @@ class Depot:
     """
 
     def __init__(self, folder: Path, mark: str) -> None:
-        self._shared = (folder / mark).exists()
-        self._folder = folder if self._shared else Path(tempfile.mkdtemp(prefix="distbelief-"))
+        self._lodging = None if (folder / mark).exists() else Lodging()
+        self._folder = folder if self._lodging is None else self._lodging.folder
 
     def folder(self) -> Path:
         """Where this machine's processes write."""
@@ -59,8 +59,8 @@ class Depot:
 
     def close(self) -> None:
         """Remove the folder, if it is this machine's own."""
-        if not self._shared:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lodging is not None:
+            self._lodging.close()
 
 
 @dataclass(slots=True)

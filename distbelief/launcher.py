@@ -33,7 +33,7 @@ from distbelief.logs import LoggedView, warnings_of
 from distbelief.progress import View, percent, view_for
 from distbelief.summary import Outcomes, summarise
 from distbelief.watch import LOOK_SECONDS, ORDERLY_SECONDS, Watch
-from ps.errors import RunFailed
+from ps.errors import PeerRefused, RunFailed
 from ps.ledger import Ending
 from ps.messages import Address
 from ps.rules import WITH_MOMENTUM
@@ -236,6 +236,8 @@ class Launch:
             raise RunFailed(
                 f"{where}: {error.strerror or error}; mend that, then distbelief resume {self._spec.folder}"
             ) from error
+        except PeerRefused as error:  # an actor cannot go on: its disk is full, say
+            raise RunFailed(f"{error}; mend that, then distbelief resume {self._spec.folder}") from error
         finally:
             self._close_watch()
 

@@ -9,13 +9,13 @@ import time  # noqa: TID251 -- the live clock
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 import click
 
 from cluster import serving
 from cluster.host import WorkerHost
+from cluster.lodging import Lodging
 from cluster.spec import RunSpec
 from distbelief import rundir
 from distbelief.config import Config
@@ -43,11 +43,11 @@ def worker_command(connect: str, token_file: Path, workers: int, data_root: Path
     require(1 <= workers <= WORKERS_AT_ONCE, "--workers", workers, f"1 to {WORKERS_AT_ONCE:,}")
     require(connect.rpartition(":")[2].isdecimal(), "--connect", connect, "HOST:PORT, as launch and status print it")
     ticket = Ticket.read(token_file)
-    with Interrupts() as interrupts, TemporaryDirectory(prefix="distbelief-") as folder:
+    with Interrupts() as interrupts, Lodging() as folder:
         membership = Membership(connect, ticket.token, ticket.door)
         try:
             invitation, first = _joined(membership, connect, workers)
-            spec = _spec(invitation, Path(folder), ticket, data_root)
+            spec = _spec(invitation, folder, ticket, data_root)
             click.echo(f"joined run {invitation.run} as workers {first} to {first + workers - 1}", err=True)
             ids = range(first, first + workers)
             host = serving.worker_host(spec, first, ids, serving.default_turns(spec), _targets(spec, connect))

@@ -70,12 +70,13 @@ def gateway(spec: RunSpec, live: LiveRun, data: str) -> Iterator[str]:
     live.moved.append(gate.connect)
     host, _, port = spec.cluster.join.rpartition(":")
     try:
-        address = gate.start(host or live.address, int(port or 0))
+        try:
+            address = gate.start(host or live.address, int(port or 0))
+        except OSError as error:
+            expected = "HOST:PORT with an address of this machine and a free port"
+            raise BadInput(f"cluster.join: got {spec.cluster.join!r}: {error}; expected {expected}") from error
         Ticket(spec.token, door).write(spec.folder / rundir.TOKEN)
         yield address
-    except OSError as error:
-        expected = "HOST:PORT with an address of this machine and a free port"
-        raise BadInput(f"cluster.join: got {spec.cluster.join!r}: {error}; expected {expected}") from error
     finally:
         gate.close()
 
