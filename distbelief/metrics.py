@@ -6,9 +6,10 @@ import json
 import math
 from collections import Counter, deque
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tensorboardX import SummaryWriter
 
@@ -67,6 +68,27 @@ class Meter:
         )
 
 
+class _Forgiving:
+    """Writes TensorBoard's events as far as they can be written: where the thread that does so ended at an error, such
+    as a full disk, whoever adds an event would wait for it for ever.
+    """
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def write_event(self, event: Any) -> None:
+        with suppress(OSError):
+            self._writer.write_event(event)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._writer.flush()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._writer.close()
+
+
 class MetricsLog:
     """Writes metrics.jsonl and TensorBoard's event file.
 
@@ -76,6 +98,8 @@ class MetricsLog:
     def __init__(self, folder: Path) -> None:
         self._lines = (folder / METRICS).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), flush_secs=5)
+        writer: Any = self._board.file_writer.event_writer  # open from the beginning
+        writer._worker._record_writer = writer._ev_writer = _Forgiving(writer._ev_writer)
 
     def moment(self, moment: Moment, status: RunStatus) -> None:
         rates = [shard.rate for shard in status.shards]
@@ -122,7 +146,8 @@ class MetricsLog:
             )  # fmt: skip
 
     def close(self) -> None:
-        self._lines.close()
+        with suppress(OSError):  # a line that there was no room for, which was said
+            self._lines.close()
         self._board.close()
 
     def _write(self, moment: Moment, kind: str, values: dict[str, float]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 import struct
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
@@ -203,6 +207,22 @@ def test_where_the_workers_time_went(log: MetricsLog, tmp_path: Path) -> None:
     found = scalars(tmp_path)
     assert found["time_of_worker_7/compute", MOMENT.samples] == 3.0
     assert len([tag for tag, _ in found if tag.startswith("time_of_worker_0/")]) == 5
+
+
+def test_where_no_event_can_be_written_nobody_waits(log: MetricsLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than TensorBoard's queue holds."""
+    tried = threading.Event()
+
+    def full(*_: object) -> None:
+        tried.set()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(EventsWriter, "write_event", full)
+    monkeypatch.setattr(EventsWriter, "flush", full)
+    for _ in range(100):
+        log.moment(MOMENT, status())
+    log.close()
+    assert tried.is_set()
 
 
 def test_the_dashboard_draws_what_is_published_and_nothing_else() -> None:
