@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 8  # examples of each gradient
 BATCHES = 4  # that give the scale
 SCALED = ("adamw", "rmsprop")  # the rules that divide a gradient by its typical size
+BORNE_AFTER_WARMUP = 2.0  # times the limit at first: curvature falls while the rate rises (Gilmer et al. 2022)
 ITERATIONS = 8  # products with the Hessian, two gradients each
 LOWEST_PRIORITY = 19
 
@@ -101,7 +102,8 @@ def stability(config: Config, curvature: float, staleness: float | None = None) 
             age = max(0.0, momentum / (1 - momentum) - staleness)
             paid = min(1.0, 1.0 / ((1 - momentum) * (1 + staleness)))
             rate, momentum = rate * paid / ((1 + age) * (1 - momentum)), age / (1 + age)
-    return Stability(rate, momentum, staleness, curvature, ahead=config.correction.kind == LOOKS_AHEAD)
+    borne = BORNE_AFTER_WARMUP if config.schedule.warmup_epochs > 0 else 1.0
+    return Stability(rate, momentum, staleness, curvature, config.correction.kind == LOOKS_AHEAD, borne)
 
 
 class Advisor:

@@ -182,6 +182,7 @@ class Stability:
         staleness: Mean tau.
         curvature: Largest h that was measured.
         ahead: Whether every worker has a velocity of its own, and pulls look ahead.
+        borne: Times the limit that is nothing to warn of.
     """
 
     rate: float
@@ -189,6 +190,7 @@ class Stability:
     staleness: float
     curvature: float
     ahead: bool = False
+    borne: float = 1.0
 
     @property
     def limit(self) -> float:
@@ -205,8 +207,8 @@ class Stability:
         return self.rate / self.limit
 
     def advice(self) -> str:
-        """One sentence where the rate is beyond the limit, empty elsewhere."""
-        if not self.ratio > 1:
+        """One sentence where the rate is too far beyond the limit, empty elsewhere."""
+        if not self.ratio > self.borne:
             return ""
         text = (
             f"warning: rate {self.rate:.3g} x curvature {self.curvature:.3g} is {self.ratio:.2g} times what is stable "

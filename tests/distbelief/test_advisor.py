@@ -40,6 +40,15 @@ def test_what_a_rate_is_worth() -> None:
     assert stability(config(correction__kind="dana"), 10.0).limit > 5 * stability(config(), 10.0).limit
 
 
+def test_a_warm_up_lets_the_curvature_fall_before_the_rate_is_at_its_highest() -> None:
+    assert [stability(config(schedule__warmup_epochs=epochs), 10.0).borne for epochs in (0.0, 0.5)] == [1.0, 2.0]
+
+
+def test_a_ramp_s_rate_is_for_those_that_begin() -> None:
+    ramp = config(consistency__begin=8)
+    assert (numbers(ramp)[2], numbers(ramp, staleness=17.6)[2]) == (7.0, 7.0)
+
+
 @pytest.mark.parametrize(("workers", "rate", "momentum"), [(1, 0.02, 0.9), (2, 0.2 / 9, 8 / 9), (32, 0.0625, 0.0)])
 def test_implicit_momentum_is_worth_what_the_correction_makes_of_it(workers: int, rate: float, momentum: float) -> None:
     found = numbers(config(correction__kind="implicit-momentum", cluster__workers=workers))

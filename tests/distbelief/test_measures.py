@@ -140,3 +140,5 @@ def test_advice_says_what_is_too_much_and_what_would_be_stable() -> None:
     assert without.advice().endswith("stable: --lr 0.005")
     assert Stability(rate=0.0004, momentum=0.9, staleness=31, curvature=10.0).advice() == ""
     assert Stability(rate=0.1, momentum=0.0, staleness=31, curvature=-1.0).advice() == ""
+    assert replace(beyond, borne=beyond.ratio * 1.01).advice() == ""
+    assert replace(beyond, borne=beyond.ratio * 0.99).advice() == beyond.advice()
