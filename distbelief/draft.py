@@ -116,6 +116,7 @@ def facts_of(config: Config, drafted: Draft) -> dict[str, Any]:
         "consistency": config.consistency.kind,
         "correction": config.correction.kind,
         "program": config.program.kind,
+        "policy": config.policy_note,
         "replayable": config.program.pure,
         "data_fingerprint": drafted.dataset.fingerprint(),
     }

@@ -310,6 +310,7 @@ class Launch:
                     "workers": self._spec.cluster.workers,
                     "total_samples": self._spec.plan.samples,
                     "join": join,
+                    "policy": self._config.policy_note,
                 }
                 self._connected(live.targets, facts)
                 live.moved.append(lambda targets: self._connected(targets, facts))

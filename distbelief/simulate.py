@@ -146,6 +146,7 @@ def _facts(config: Config, spec: RunSpec) -> list[tuple[str, str]]:
         ),
         ("model", f"{config.model.name}, {spec.layout.size:,} parameters, gradients: {chosen.gradients}"),
         ("cluster", f"{config.cluster.workers} simulated workers, {config.cluster.shards} shards; compute {compute}"),
+        *([("policy", config.policy_note)] if config.policy_note else []),
     ]
 
 

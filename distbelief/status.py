@@ -127,6 +127,7 @@ class Running:
         silent: Actors that did not answer.
         strangers: Calls that the actors refused because they came without the run's token.
         join: Where processes outside the cluster may join.
+        policy: What the policy made of one worker's settings; empty if nothing.
         warnings: What the run's driver has warned of; read from the run directory, and empty where that is not.
     """
 
@@ -141,6 +142,7 @@ class Running:
     silent: tuple[str, ...]
     strangers: int
     join: str = field(default="", kw_only=True)
+    policy: str = field(default="", kw_only=True)
     warnings: tuple[str, ...] = field(default=(), kw_only=True)
     state: str = field(default="running", kw_only=True)
 
@@ -160,6 +162,8 @@ class Running:
             if ledger.quarantined:
                 named = ", ".join(map(str, ledger.quarantined))
                 lines.append(("quarantined", f"workers {named}: gradients not finite where others' were"))
+        if self.policy:
+            lines.append(("policy", self.policy))
         if self.shards:
             memory = sum(shard.by_memory for shard in self.shards)
             network = sum(shard.by_network for shard in self.shards)
@@ -269,6 +273,7 @@ def running(folder: Path, path: Path | None = None) -> Running | None:
         tuple(name for name, answer in answers.items() if answer is None),
         sum(traffic.unauthenticated for _, traffic in said),
         join=str(content.get("join", "")),
+        policy=str(content.get("policy", "")),
         warnings=tuple(warnings_of(folder)),
         state=f"ending: {ledger.ending}" if ledger and ledger.ending else "running",
     )

@@ -30,7 +30,7 @@ from ps.rules import WITH_MOMENTUM
 AXES = ("workers", "consistency", "correction", "momentum", "rate", "seed", "cluster")
 KEYS = {"workers": "cluster.workers", "momentum": "rule.momentum", "rate": "schedule.rate", "seed": "run.seed"}
 NUMBERS = {  # what the number after the colon is
-    "consistency": {"bounded": "bound", "softsync": "split", "backup": "backups"},
+    "consistency": {"async": "begin", "bounded": "bound", "softsync": "split", "backup": "backups"},
     "correction": {
         "staleness-rate": "power", "dc-asgd": "strength", "dc-asgd-adaptive": "adaptive_strength", "discard": "limit",
     },
@@ -139,7 +139,8 @@ class Experiment:
             if chosen[axis] is not None:
                 values |= _moded(axis, str(chosen[axis]))
         config = Config.of(values)
-        consistency = str(chosen["consistency"] or config.consistency.kind)
+        begin = f":{config.consistency.begin}" if config.consistency.begin else ""
+        consistency = str(chosen["consistency"] or f"{config.consistency.kind}{begin}")
         correction = str(chosen["correction"] or self.settings.get("correction.kind", AUTO))
         return Cell(consistency, correction, cluster, config)
 

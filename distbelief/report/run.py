@@ -182,6 +182,7 @@ def _what_it_was(subject: Subject) -> Html:
         ("correction", config.correction.kind),
         ("worker program", config.program.kind),
         ("rule", rule),
+        *([("policy", config.policy_note)] if config.policy_note else []),
         ("seed", str(config.run.seed)),
     ]
     if subject.simulated:

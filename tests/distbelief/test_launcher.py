@@ -77,7 +77,7 @@ def test_a_run_that_can_start(tmp_path: Path) -> None:
         "workers": 5, "shards": 3, "model": "inception-mini", "parameters": spec.layout.size, "seed": 7,
         "ensemble_member": 0, "preset": "digits", "data": "digits", "data_fingerprint": DIGITS_FINGERPRINT,
         "consistency": "async",
-        "correction": "none", "program": "gradient", "replayable": True,
+        "correction": "none", "program": "gradient", "policy": "", "replayable": True,
     }  # fmt: skip
     assert found.traits == Traits("digits", tuple("0123456789"), (1, 16, 16), (float(np.float32(77.89)),), 1 / 81.04)
 

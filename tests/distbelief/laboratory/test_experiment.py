@@ -95,6 +95,15 @@ def test_numbers_of_modes() -> None:
     first, second, third, _ = (cell.config.correction for cell in cells)
     assert (first.power, second.limit, third.strength) == (0.5, 99, 0.1)
     assert cells[0].config.consistency.bound == 3
+    ramp = Experiment(
+        "e", "e", settings={"run.preset": "fashion-mnist"}, grids=({"consistency": ("async:3", "async")},)
+    )
+    assert [cell.config.consistency.begin for cell in ramp.cells()] == [3, 0]
+
+
+def test_a_cell_is_called_by_what_the_policy_chose() -> None:
+    (cell,) = Experiment("e", "e", settings={"run.preset": "fashion-mnist", "cluster.workers": 32}).cells()
+    assert (cell.consistency, cell.correction, cell.config.correction.kind) == ("async:8", "auto", "dana")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,7 @@ def test_numbers_of_modes() -> None:
         ("run = 3", r"expected a \[run\] section"),
         ("[run]\nepoch = 3", r"run\.epoch: got an unknown key"),
         ("[grid]\ncluster = ['evn']", r"cluster: got 'evn', expected one of even, .*did you mean \"even\""),
-        ("[grid]\nconsistency = ['async:3']", "got 'async:3', expected a kind, or one of bounded:NUMBER"),
+        ("[grid]\nconsistency = ['sync:3']", "got 'sync:3', expected a kind, or one of async:NUMBER, bounded:NUMBER"),
         ("[grid]\ncorrection = ['discard:x']", "got 'discard:x', expected a kind, or one of staleness-rate:NUMBER"),
         ("[grid]\nconsistency = ['backup:9']\nworkers = [4]", r"consistency\.backups: got 9"),
         ("[grid]\ncluster = ['even']\n[clusters.even]\nfast = 1", r"simulate\.fast: got an unknown key"),
@@ -134,12 +143,15 @@ def test_an_experiment_is_a_file_or_a_shipped_one(tmp_path: Path) -> None:
 
 def test_shipped_experiments_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
     known = shipped()
-    assert set(known) == {"staleness-error", "implicit-momentum", "stability-limits", "stragglers"}
-    for experiment in known.values():
-        cells = experiment.cells()
+    assert set(known) == {"auto", "staleness-error", "implicit-momentum", "stability-limits", "stragglers"}
+    for name, experiment in known.items():
+        data = {cell.config.data.name for cell in experiment.cells()}
         assert experiment.about
+        if name == "auto":  # what the README says of the default policy: longer, and of data that are not shipped
+            assert "needs --data-root" in experiment.about
+            continue
         assert 0 < experiment.minutes <= 5
-        assert {cell.config.data.name for cell in cells} == {"digits"}  # nothing to download
+        assert data == {"digits"}  # nothing to download
     assert cli.run(["staleness", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == sorted(known)
