@@ -144,6 +144,15 @@ class Ramp(Gate):
         self._leases = leases
         self._finished = 0
         self._order: list[int] = []  # every worker's place, least first
+        self._lost = 0
+
+    @property
+    def position(self) -> object:
+        return self._lost, -(-self._begin * self._leases // self._left)
+
+    @property
+    def _left(self) -> int:
+        return max(1, self._leases - self._finished)
 
     def entered(self, worker: int) -> None:
         insort(self._order, _place(worker))
@@ -152,13 +161,13 @@ class Ramp(Gate):
         place = _place(worker)
         if (rank := bisect_left(self._order, place)) < len(self._order) and self._order[rank] == place:
             del self._order[rank]
+            self._lost += 1
 
     def finished(self, worker: int) -> None:
         self._finished += 1
 
     def opens(self, worker: int) -> bool:
-        left = max(1, self._leases - self._finished)
-        return bisect_left(self._order, _place(worker)) * left < self._begin * self._leases
+        return bisect_left(self._order, _place(worker)) * self._left < self._begin * self._leases
 
 
 def _place(worker: int) -> int:

@@ -111,10 +111,13 @@ def admitted(gate: Gate, workers: int) -> set[int]:
 
 def test_the_fewer_leases_are_left_the_more_workers_a_ramp_lets_work() -> None:
     gate = entered(Ramp(begin=2, leases=80), 8)
-    counts = []
+    counts, positions = [], []
     for _ in range(80):
         counts.append(len(admitted(gate, 8)))
+        positions.append(gate.position)
         gate.finished(0)
+    moved = [number for number in range(1, 80) if counts[number] != counts[number - 1]]
+    assert all(positions[number] != positions[number - 1] for number in moved), "who is held up is never asked again"
     assert counts == [min(8, math.ceil(2 * 80 / (80 - finished))) for finished in range(80)]
     for _ in range(9):  # what a shard lost is finished twice
         gate.finished(0)
@@ -129,8 +132,10 @@ def test_those_that_begin_are_neighbours_of_none() -> None:
 def test_another_takes_the_place_of_who_is_lost_and_joiners_have_places_too() -> None:
     gate = entered(Ramp(begin=2, leases=100), 4)
     assert admitted(gate, 4) == {0, 2}
+    stood = gate.position
     gate.left(2)
     gate.left(2)
+    assert gate.position != stood
     assert admitted(gate, 4) >= {0, 1}
     assert not gate.opens(3)
     gate.entered(8)
