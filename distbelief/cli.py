@@ -22,14 +22,16 @@ from distbelief.options import (
     DIRECTORY,
     FILE,
     SETTINGS,
+    SIMULATED,
     Commands,
     Session,
     crops_option,
     debug_option,
     json_option,
     one_of,
-    settings,
+    options_of,
     text,
+    values_of,
     weights_option,
 )
 from ps.errors import BadInput, DistbeliefError, nearest
@@ -99,10 +101,9 @@ def _known(names: Sequence[str]) -> list[str]:
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-@click.group("distbelief", cls=Commands, invoke_without_command=True)
+@click.group("distbelief", cls=Commands)
 @click.version_option(package_name="distbelief", message="%(prog)s %(version)s")
-@click.pass_context
-def commands(context: click.Context) -> int:
+def commands() -> None:
     """Train neural networks with an asynchronous parameter server on Ray.
 
     Every gradient is applied exactly once, its staleness is measured, and every
@@ -115,13 +116,10 @@ def commands(context: click.Context) -> int:
       distbelief status                 the newest run under ./runs
       distbelief evaluate runs/digits-20260729-101530
     """
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
-    return 0
 
 
 @commands.command()
-@settings
+@options_of(SETTINGS)
 @click.option(
     "--set",
     "assignments",
@@ -145,8 +143,7 @@ def launch(assignments: tuple[str, ...], debug: bool, **given: object) -> int:
     """
     from distbelief.launcher import run_from_command_line
 
-    values = [(setting.key, given[setting.option[2:].replace("-", "_")]) for setting in SETTINGS]
-    return run_from_command_line({key: value for key, value in values if value is not None}, assignments, debug)
+    return run_from_command_line(values_of(SETTINGS, given), assignments)
 
 
 @commands.command()
@@ -343,7 +340,7 @@ def logs(run: Path, follow: bool, actors: tuple[str, ...], level: str, as_json: 
 
 
 @commands.command()
-@settings
+@options_of(SIMULATED)
 @click.option(
     "--from", "source", type=DIRECTORY, help="Recorded run: its settings, and a cluster that behaves like it."
 )
@@ -374,10 +371,10 @@ def simulate(
     """
     from distbelief.simulate import run_from_command_line
 
-    values = [(setting.key, given[setting.option[2:].replace("-", "_")]) for setting in SETTINGS]
+    values = values_of(SIMULATED, given)
     if no_gradients:
-        values.append(("simulate.gradients", "none"))
-    return run_from_command_line({key: value for key, value in values if value is not None}, assignments, source)
+        values["simulate.gradients"] = "none"
+    return run_from_command_line(values, assignments, source)
 
 
 @commands.command()

@@ -13,9 +13,8 @@ data_root_option = click.option(
 )
 
 
-@click.group("data", cls=Commands, invoke_without_command=True)
-@click.pass_context
-def data(context: click.Context) -> int:
+@click.group("data", cls=Commands)
+def data() -> None:
     """Look at a data set, or fetch a known one.
 
     \b
@@ -24,9 +23,6 @@ def data(context: click.Context) -> int:
       distbelief data preview imagefolder --data-root ~/pictures
       distbelief data fetch fashion-mnist --data-root ~/data
     """
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
-    return 0
 
 
 @data.command()

@@ -17,9 +17,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from distbelief.output import writable, written
 from distbelief.saved import Saved
 from ps.errors import BadInput
-from ps.wire.files import write_whole
 from workers.inception import AuxiliaryHead, Logits
 from workers.normalisation import ALPHA, BETA, REACH, LocalResponse
 
@@ -35,12 +35,9 @@ def export_command(run: Path, format: str, output: Path | None, weights: str) ->
             "pip install 'distbelief[onnx]'"
         )
     model = Saved.open(run, weights)
-    file = output or run / f"model.{format}"
+    file = writable(output or run / f"model.{format}")
     data = as_onnx(model) if format == "onnx" else as_safetensors(model)
-    try:
-        write_whole(file, data)
-    except OSError as error:
-        raise BadInput(f"--output: cannot write {file}: {error.strerror}; name another file") from error
+    written(file, data)
     print(f"wrote {file}: {model.card.model}, {len(model.card.traits.classes)} classes, {len(data):,} bytes")
     return 0
 

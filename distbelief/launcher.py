@@ -28,15 +28,15 @@ from distbelief.card import Card
 from distbelief.config import Config, assignments
 from distbelief.conservation import complaint
 from distbelief.draft import anchored, draft, facts_of, faults_of
-from distbelief.interrupts import AT_ONCE, Interrupts
+from distbelief.interrupts import Interrupts
 from distbelief.logs import LoggedView, warnings_of
 from distbelief.progress import View, percent, view_for
-from distbelief.summary import Outcomes, summarise
+from distbelief.summary import Outcomes, exit_code, summarise
 from distbelief.watch import LOOK_SECONDS, ORDERLY_SECONDS, Watch
+from distbelief.words import cluster_of, rule_of
 from ps.errors import PeerRefused, RunFailed
 from ps.ledger import Ending
 from ps.messages import Address
-from ps.rules import WITH_MOMENTUM
 from ps.wire import tls
 from ps.wire.tls import Identity
 from workers.datasets import load
@@ -70,7 +70,7 @@ class Prepared:
     before: RunSpec | None = None
 
 
-def run_from_command_line(options: Mapping[str, object], texts: tuple[str, ...], debug: bool) -> int:
+def run_from_command_line(options: Mapping[str, object], texts: tuple[str, ...]) -> int:
     """`distbelief launch`: options by "section.key" (and "config", a file), then --set assignments. Returns the exit
     code.
     """
@@ -78,15 +78,6 @@ def run_from_command_line(options: Mapping[str, object], texts: tuple[str, ...],
     file = values.pop("config", None)
     config = Config.of({**assignments(texts), **values}, Path(str(file)) if file else None)
     return exit_code(launch(config, started=max(psutil.Process().create_time(), BEGAN)))
-
-
-def exit_code(summary: Mapping[str, Any]) -> int:
-    """Of a command whose run ended like this. Raises RunFailed if it did not end well."""
-    if summary["stopped_by"] == Ending.SIGNAL.value:
-        return AT_ONCE
-    if summary["stopped_by"] in (Ending.DIVERGED.value, Ending.FAILED.value):
-        raise RunFailed(str(summary["message"]))
-    return 0
 
 
 def launch(
@@ -123,12 +114,13 @@ def launch(
         try:
             config = own.given(config, model, dataset, loss)
             prepared = prepare(config)
-            with logging_to(prepared.spec.folder, "driver"), rundir.held(prepared.spec.folder):
+            folder = prepared.spec.folder
+            with rundir.begun(folder), logging_to(folder, "driver"), rundir.held(folder):
                 logged = LoggedView(view)
                 logged.begin(shown(config, prepared))
                 for note in prepared.notes:
                     logged.say(f"note: {note}")
-                rundir.write_started(prepared.spec.folder, started)
+                rundir.write_started(folder, started)
                 return Launch(config, prepared, logged, interrupts, started).run()
         finally:
             view.close()
@@ -169,9 +161,7 @@ def identity_of(cluster: ClusterSettings) -> Identity | None:
 def shown(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
     """What a person is told of a run before it starts."""
     spec = prepared.spec
-    rule = f"{config.rule.rule}, rate {config.schedule.rate:g} ({config.schedule.kind})"
-    if config.rule.rule in WITH_MOMENTUM:
-        rule += f", momentum {config.rule.momentum:g}"
+    rule = rule_of(config)
     if config.correction.kind != "none":
         rule += f", correction {config.correction.kind}"
     mode = "" if config.consistency.kind == "async" else f", consistency {config.consistency.kind}"
@@ -185,7 +175,7 @@ def shown(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
         ("run", rundir.named(spec.folder)),
         ("data", f"{config.data.name}, {plan.examples:,} examples, {run.epochs} epochs in batches of {run.batch_size}"),
         ("model", f"{config.model.name}, {spec.layout.size:,} parameters, {config.model.precision}{member}"),
-        ("cluster", f"{cluster.workers} workers, {cluster.shards} shards{standbys}, address {cluster.address}{mode}"),
+        ("cluster", f"{cluster_of(config)}{standbys}, address {cluster.address}{mode}"),
         ("rule", rule),
         *([("policy", note)] if (note := config.policy_note) else []),
         *([("faults", f"{len(spec.faults.faults)} planned in {cluster.faults}")] if spec.faults else []),
@@ -407,7 +397,7 @@ def _results(folder: Path, summary: dict[str, Any]) -> list[tuple[str, str]]:
     if average["top1_error"] is not None:
         error = f"{percent(average['top1_error'])} of {average['examples']:,} test images (average)"
     speed = f"{summary['images_per_second']:,.0f} images/s"
-    again = f"{leases['reissued']} granted again, {leases['outstanding']} unfinished"
+    again = f"{leases['reissued']} grants repeated, {leases['outstanding']} unfinished"
     skipped = summary["skipped_examples"]
     named = rundir.named(folder / "unreadable.txt")
     return [

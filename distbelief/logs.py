@@ -20,6 +20,7 @@ from ps.errors import BadInput, nearest, require
 
 WAIT_SECONDS = 0.3
 WARNING = "warning: "
+KEYS: dict[str, type | tuple[type, ...]] = {"time": (int, float), "level": str, "actor": str, "message": str}
 
 
 def logs_command(run: Path, actors: Sequence[str], level: str, follow: bool, as_json: bool) -> int:
@@ -134,9 +135,10 @@ def _line(text: bytes, path: Path) -> dict[str, Any] | None:
     """One line; a damaged one is shown as it is."""
     try:
         line = json.loads(text)
-        if isinstance(line, dict) and {"time", "level", "actor", "message"} <= line.keys():
+        if isinstance(line, dict) and all(isinstance(line.get(key), kind) for key, kind in KEYS.items()):
+            time.localtime(line["time"])
             return line
-    except ValueError:
+    except (ValueError, OverflowError):  # no JSON, or a time that no clock shows
         pass
     words = text.decode("utf-8", "replace")
     return {"time": 0.0, "level": "error", "actor": path.name.removesuffix(SUFFIX), "message": f"damaged: {words}"}

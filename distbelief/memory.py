@@ -14,6 +14,7 @@ from ps.samples import WAITING_SAMPLES
 FLOAT_BYTES = 4
 PROCESS_BYTES = 200 << 20  # a process with torch and Ray, measured as its share of memory (PSS)
 RAY_BYTES = 450 << 20  # Ray's own processes, likewise
+SHARE_FOR_VERSIONS = 4  # at most one part in so many of what is free
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 CALLS_PER_SHARD = 4  # mailboxes in use at once, each a gradient and a weight vector
 
@@ -43,6 +44,11 @@ def available_bytes() -> int:
         statistics = dict(line.split() for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines())
         available = min(available, limit - used + int(statistics["inactive_file"]))
     return max(0, available)
+
+
+def for_versions() -> int:
+    """Memory for the versions of the weights that a simulated or replayed run keeps; the rest of them go to disk."""
+    return available_bytes() // SHARE_FOR_VERSIONS
 
 
 def check(spec: RunSpec, turns: int) -> None:

@@ -96,7 +96,11 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._lines = (folder / METRICS).open("a", encoding="utf-8")
+        path = folder / METRICS
+        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+        self._lines = path.open("a", encoding="utf-8")
+        if torn:  # a run that was killed while it wrote, and is taken up
+            self._lines.write("\n")
         self._board = SummaryWriter(str(folder / "tensorboard"), flush_secs=5)
         writer: Any = self._board.file_writer.event_writer  # open from the beginning
         writer._worker._record_writer = writer._ev_writer = _Forgiving(writer._ev_writer)

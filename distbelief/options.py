@@ -6,8 +6,8 @@ Reading a value changes nothing; one that is not of its kind is refused with wha
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,15 @@ class Session:
 
 
 class Commands(click.Group):
-    """A group of commands, in the order in which they were added; it names those that it knows."""
+    """A group of commands, in the order in which they were added; it names those that it knows, and alone it shows its
+    help.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:
+            click.echo(ctx.get_help())
+            ctx.exit(0)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -135,12 +143,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """An option of `launch` that is one key of the configuration."""
+    """An option of `launch` that is one key of the configuration.
+
+    `simulated`: its help for `simulate`, if that is another one; "" if `simulate` has no such option.
+    """
 
     option: str
     key: str
     kind: Kind
     help: str
+    simulated: str | None = None
 
 
 SETTINGS = (
@@ -163,7 +175,7 @@ SETTINGS = (
             "in an order and a sampling of its own."),
     Setting("--epochs", "run.epochs", COUNT, "Passes over the training set."),
     Setting("--address", "cluster.address", text("ADDR"),
-            "Ray to run on: local (the default; one of the run's own, gone afterwards), auto, or ray://HOST:PORT."),
+            "Ray to run on: local (the default; one of the run's own, gone afterwards), auto, or ray://HOST:PORT.", ""),
     Setting("--model", "model.name", text("NAME"),
             "inception-mini, inception-small, googlenet, googlenet-wide, perceptron, or your own: "
             "package.module:factory."),
@@ -178,25 +190,45 @@ SETTINGS = (
             "dc-asgd-adaptive, gap-aware, discard, implicit-momentum or dana."),
     Setting("--precision", "model.precision", one_of("float32", "bfloat16"), "Arithmetic of forward and backward."),
     Setting("--wire", "cluster.wire", one_of("float32", "bfloat16", "float16"),
-            "Type that vectors have on their way between hosts (within one: only with --set cluster.path=network)."),
-    Setting("--tls", "cluster.tls", FLAG, "Encrypt what goes between the actors, with a certificate made for the run."),
+            "Type that vectors have on their way between hosts (within one: only with --set cluster.path=network).",
+            ""),
+    Setting("--tls", "cluster.tls", FLAG, "Encrypt what goes between the actors, with a certificate made for the run.",
+            ""),
     Setting("--faults", "cluster.faults", FILE,
             "TOML file of [[fault]] tables that plan what goes wrong: actor, do (kill, stop, delay, drop, duplicate or "
             "corrupt), event or every, when, seconds."),
     Setting("--target-error", "run.target_error", NUMBER,
             "End the run when the average's top-1 error, a fraction, is at most this: 0.05 for 5 %."),
-    Setting("--max-seconds", "run.max_seconds", NUMBER, "End the run after so many seconds."),
+    Setting("--max-seconds", "run.max_seconds", NUMBER, "End the run after so many seconds.",
+            "End the run after so many seconds of virtual time."),
     Setting("--init-from", "run.init_from", FILE, "Safetensors file with the initial weights (else random ones)."),
     Setting("--config", "config", FILE, "Start again what an earlier run's config.toml says; options here beat it."),
 )  # fmt: skip
 
 
-def settings(command: Command) -> Command:
-    """Give a command the options in SETTINGS, in their order."""
-    for setting in reversed(SETTINGS):
-        if setting.kind is FLAG:
-            option = click.option(setting.option, is_flag=True, default=None, help=setting.help)
-        else:
-            option = click.option(setting.option, type=setting.kind, help=setting.help)
-        command = option(command)
-    return command
+SIMULATED = tuple(
+    setting if setting.simulated is None else replace(setting, help=setting.simulated)
+    for setting in SETTINGS
+    if setting.simulated != ""
+)
+
+
+def options_of(settings: Sequence[Setting]) -> Callable[[Command], Command]:
+    """Give a command an option for each of these settings, in their order."""
+
+    def decorate(command: Command) -> Command:
+        for setting in reversed(settings):
+            if setting.kind is FLAG:
+                option = click.option(setting.option, is_flag=True, default=None, help=setting.help)
+            else:
+                option = click.option(setting.option, type=setting.kind, help=setting.help)
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def values_of(settings: Sequence[Setting], given: Mapping[str, object]) -> dict[str, object]:
+    """What was given of their options, by key."""
+    values = {setting.key: given[setting.option[2:].replace("-", "_")] for setting in settings}
+    return {key: value for key, value in values.items() if value is not None}

@@ -7,6 +7,7 @@ RUN/worker.token holds the run's token and the certificate of its gateway. Whoev
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,4 +89,5 @@ def program() -> str:
 
 def command(join: str, folder: Path) -> str:
     """What to type to join a run."""
-    return f"distbelief worker --connect {join} --token-file {rundir.named(folder / rundir.TOKEN)}"
+    token = rundir.named(folder / rundir.TOKEN)
+    return shlex.join(["distbelief", "worker", "--connect", join, "--token-file", token])

@@ -34,6 +34,7 @@ from distbelief import memory, rundir
 from distbelief.card import Card
 from distbelief.counter import Counter
 from distbelief.draft import Draft, draft
+from distbelief.output import writable, written
 from ps.errors import BadInput, RunFailed, require
 from ps.journal import ShardOpened
 from ps.repartition import repartition
@@ -42,7 +43,6 @@ from workers.images import Traits
 
 IDENTICAL, DIFFERENT, INCOMPLETE = "identical", "different", "incomplete"
 EXIT_CODES = {IDENTICAL: 0, DIFFERENT: 1, INCOMPLETE: 3}
-SHARE_OF_MEMORY = 4  # versions take at most one part in so many of what is free; the rest goes to disk
 SHOWN = 5
 
 Look = Callable[[int, int], None]  # updates done, and all of them
@@ -86,6 +86,9 @@ def replay_command(run: Path, until: int | None, output: Path | None, as_json: b
     if output is not None and until is None:
         raise BadInput("--output: got a file without --until UPDATE, expected both; a whole replay only compares")
     recording, drafted = _opened(run)
+    if output is not None:
+        require(_learned(recording), "--output", str(output), f"none: {run} was run without weights")
+        writable(output)
     notes = notes_of(recording, drafted)
     for note in notes:
         click.echo(f"note: {note}", err=True)
@@ -130,6 +133,11 @@ def _opened(run: Path) -> tuple[Recording, Draft]:
     return recording, drafted
 
 
+def _learned(recording: Recording) -> bool:
+    """Whether there were weights."""
+    return any(isinstance(r, ShardOpened) and r.elements for records in recording.shards for r in records)
+
+
 def notes_of(recording: Recording, drafted: Draft) -> list[str]:
     """What may change bits: what differs between those that computed the run and this process."""
     here = arithmetic(0.0, drafted.spec.cluster.threads, drafted.dataset)
@@ -147,7 +155,7 @@ def _replay(
     run: Path, recording: Recording, drafted: Draft, until: int | None, output: Path | None, look: Look
 ) -> Replayed:
     spec = drafted.spec
-    learned = any(isinstance(r, ShardOpened) and r.elements for records in recording.shards for r in records)
+    learned = _learned(recording)
     found = Replayed()
     if recording.opened.seed != spec.plan.seed:
         found.differences.append(f"ledger: seed: recorded {recording.opened.seed}, replayed {spec.plan.seed}")
@@ -158,7 +166,7 @@ def _replay(
     if until is not None:
         require(0 <= until <= most, "--until", until, f"an update of this run, 0 to {most}")
     torch.set_num_threads(spec.cluster.threads)
-    copies = Copies(memory.available_bytes() // SHARE_OF_MEMORY, spec.layout.size)
+    copies = Copies(memory.for_versions(), spec.layout.size)
     try:
         again, whole = _played(drafted, recording, copies, learned, until, look)
         if whole and learned:
@@ -265,8 +273,7 @@ def _compare(run: Path, drafted: Draft, again: Replay, until: int | None, output
         again.read(False, replayed_N)
         path = output or run / f"replayed-{until}.safetensors"
         card = Card(drafted.spec.model.name, f"{run.name} at update {until}", 0, Traits.of(drafted.dataset))
-        rundir.write_weights(path.parent, path.name.removesuffix(".safetensors"), layout, replayed_N, card.metadata())
-        found.output = str(path)
+        found.output = str(written(path, rundir.weights_file(layout, replayed_N, card.metadata())))
         return
     for name in ("latest", "average"):
         if again.read(name == "average", replayed_N) == 0:
@@ -315,7 +322,7 @@ def _lines(found: Replayed, until: int | None) -> list[str]:
         case "identical" if found.weights:
             lines.append(f"bit-identical: weights, average, and the history of {where}")
         case "identical":
-            lines.append(f"identical so far: {where}" if found.output else f"identical: the history of {where}")
+            lines.append(f"identical so far: {where}" if until is not None else f"identical: the history of {where}")
         case "different":
             lines.append("NOT identical")
         case _:

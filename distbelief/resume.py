@@ -30,11 +30,11 @@ from distbelief import BEGAN, rundir
 from distbelief.config import Config
 from distbelief.draft import anchored, draft, facts_of, faults_of
 from distbelief.interrupts import Interrupts
-from distbelief.launcher import Launch, Prepared, exit_code, identity_of, shown
+from distbelief.launcher import Launch, Prepared, identity_of, shown
 from distbelief.logs import LoggedView
 from distbelief.progress import View, view_for
 from distbelief.status import running
-from distbelief.summary import VIRTUAL_START
+from distbelief.summary import VIRTUAL_START, exit_code
 from ps.errors import BadInput, RunFailed, require
 from ps.ledger import Ending
 from ps.messages import LEDGER

@@ -12,11 +12,12 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
@@ -103,6 +104,34 @@ def config_of(folder: Path) -> Config:
     return own.beside(Config.of({}, folder / CONFIG), folder)
 
 
+def json_object(path: Path) -> dict[str, Any] | None:
+    """A file's JSON object; None if the file is not there. Raises BadInput if it holds anything else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadInput(f"{path}: got {error.strerror}, expected a file that can be read") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: got {error}, expected a JSON object; the file is damaged") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: got {type(content).__name__}, expected a JSON object; the file is damaged")
+    return content
+
+
+@contextmanager
+def begun(folder: Path) -> Iterator[None]:
+    """Let a new run begin in this directory, and remove it if what was asked for turns out to be wrong before any actor
+    wrote to its journal: then the mended command may name the same directory.
+    """
+    try:
+        yield
+    except BadInput:
+        if not any((folder / JOURNAL).iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Let nobody else drive this run meanwhile; a process that is killed lets go. Raises BadInput if somebody does."""
@@ -141,9 +170,14 @@ def remove_connection(folder: Path) -> None:
 
 def write_weights(folder: Path, name: str, layout: Layout, weights_N: Tensor, facts: Mapping[str, str]) -> str:
     """Write NAME.safetensors, whole or not at all; return its sha256."""
-    data = safetensors.torch.save(layout.views(weights_N), metadata=dict(facts))
+    data = weights_file(layout, weights_N, facts)
     write_whole(folder / f"{name}.safetensors", data)
     return hashlib.sha256(data).hexdigest()
+
+
+def weights_file(layout: Layout, weights_N: Tensor, facts: Mapping[str, str]) -> bytes:
+    """What a file of named tensors holds."""
+    return safetensors.torch.save(layout.views(weights_N), metadata=dict(facts))
 
 
 def read_weights(file: Path, layout: Layout) -> Tensor:

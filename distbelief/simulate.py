@@ -42,12 +42,12 @@ from distbelief.conservation import complaint
 from distbelief.draft import Draft, anchored, draft, facts_of, faults_of
 from distbelief.fit import fitted
 from distbelief.histogram import total
-from distbelief.interrupts import AT_ONCE, Interrupts
+from distbelief.interrupts import Interrupts
 from distbelief.metrics import Meter, MetricsLog
 from distbelief.progress import Moment, View, percent, view_for
-from distbelief.summary import Outcomes, summarise
+from distbelief.summary import Outcomes, exit_code, summarise
 from distbelief.trace import Trace
-from ps.errors import BadInput, RunFailed
+from ps.errors import BadInput
 from ps.ledger import Ending
 from ps.messages import AVERAGER, LEDGER, Address, Role
 from ps.wire.files import SUFFIX, JournalWriter
@@ -58,7 +58,6 @@ from workers.unreadable import UnreadableList
 
 Journals = Mapping[Address, JournalWriter]
 
-SHARE_OF_MEMORY = 4  # versions take at most one part in so many of what is free; the rest goes to disk
 KEPT_BACK = 5000  # records of each journal: nobody hears of them before the end
 LEARNING_EVENTS, COUNTING_EVENTS = 10, 1000  # between two looks, with gradients and without
 SHOW_SECONDS = 0.25  # of a person's time
@@ -69,17 +68,13 @@ def run_from_command_line(options: Mapping[str, object], texts: tuple[str, ...],
     """`distbelief simulate`: options by "section.key" (and "config", a file), then --set assignments, then `--from`.
     Returns the exit code.
     """
-    values = {**assignments(texts), **options}
-    file = values.pop("config", None)
+    given = dict(options)
+    file = given.pop("config", None)
+    values = {**assignments(texts), **given}
     if source is not None:
         values = {**fitted(source), **values}
         file = file or source / rundir.CONFIG
-    summary = simulate(Config.of(values, Path(str(file)) if file else None))
-    if summary["stopped_by"] == Ending.SIGNAL.value:
-        return AT_ONCE
-    if summary["stopped_by"] in (Ending.DIVERGED.value, Ending.FAILED.value):
-        raise RunFailed(str(summary["message"]))
-    return 0
+    return exit_code(simulate(Config.of(values, Path(str(file)) if file else None)))
 
 
 def simulate(config: Config, view: View | None = None) -> dict[str, Any]:
@@ -171,7 +166,7 @@ class _Simulate:
 
     def run(self, model: ClusterModel) -> dict[str, Any]:
         began = time.monotonic()
-        copies = Copies(memory.available_bytes() // SHARE_OF_MEMORY, self._spec.layout.size)
+        copies = Copies(memory.for_versions(), self._spec.layout.size)
         self._log = MetricsLog(self._spec.folder)
         try:
             with journals_of(self._spec) as journals:
@@ -347,7 +342,7 @@ def _results(folder: Path, summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("staleness", f"mean {staleness['mean']:.1f}, p95 {staleness['p95']}, max {staleness['max']}"),
         (
             "leases",
-            f"{summary['leases']['applied']:,} applied once each, {summary['leases']['reissued']} granted again",
+            f"{summary['leases']['applied']:,} applied once each, {summary['leases']['reissued']} grants repeated",
         ),
         ("run", rundir.named(folder)),
     ]

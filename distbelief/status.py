@@ -21,7 +21,7 @@ from distbelief.finite import without_nan
 from distbelief.histogram import mean, percentile
 from distbelief.logs import warnings_of
 from distbelief.progress import duration, number, percent, printable
-from distbelief.rundir import CONFIG, CONNECTION, JOURNAL, SUMMARY
+from distbelief.rundir import CONFIG, CONNECTION, JOURNAL, SUMMARY, json_object
 from ps.averager import AveragerStatus
 from ps.errors import BadInput, PeerLost, PeerRefused
 from ps.ledger import LedgerStatus
@@ -247,7 +247,7 @@ def running(folder: Path, path: Path | None = None) -> Running | None:
     run directory's own.
     """
     path = path or folder / CONNECTION
-    if (content := _json_object(path)) is None:
+    if (content := json_object(path)) is None:
         return None
     targets = _field(content, "targets", dict, path)
     identity = None
@@ -309,7 +309,7 @@ def _ask_all(
 def _ended(folder: Path) -> Ended | None:
     """How the run ended; None if it left no summary."""
     path = folder / SUMMARY
-    if (content := _json_object(path)) is None:
+    if (content := json_object(path)) is None:
         return None
     average = _field(_field(content, "evaluation", dict, path), "average", dict, path)
     error = average.get("top1_error")
@@ -328,21 +328,6 @@ def _ended(folder: Path) -> Ended | None:
 
 
 # --- files and text ---------------------------------------------------------------------------------------------------
-
-
-def _json_object(path: Path) -> dict[str, Any] | None:
-    """A file's JSON object; None if the file is not there. Raises BadInput if it holds anything else."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise BadInput(f"{path}: got {error.strerror}, expected a file that can be read") from error
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: got {error}, expected a JSON object; the file is damaged") from error
-    if not isinstance(content, dict):
-        raise BadInput(f"{path}: got {type(content).__name__}, expected a JSON object; the file is damaged")
-    return content
 
 
 def _field(content: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...], path: Path) -> T:

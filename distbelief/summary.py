@@ -6,7 +6,7 @@ import json
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any
 from distbelief.conservation import Conservation
 from distbelief.finite import without_nan
 from distbelief.histogram import mean, percentile
+from distbelief.interrupts import AT_ONCE
 from distbelief.rundir import JOURNAL, SUMMARY
 from distbelief.timing import PARTS
+from ps.errors import RunFailed
 from ps.journal import (
     FaultFired,
     LeaseDiscarded,
@@ -32,6 +34,7 @@ from ps.journal import (
     WorkerTimed,
 )
 from ps.leases import LeasePlan
+from ps.ledger import Ending
 from ps.messages import Outcome
 from ps.wire.files import journal_digest, journals, read_journal, write_whole
 from workers.evaluation import Evaluation
@@ -261,6 +264,15 @@ def summarise(
     summary = without_nan(summary)
     write_whole(folder / SUMMARY, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     return summary
+
+
+def exit_code(summary: Mapping[str, Any]) -> int:
+    """Of a command whose run ended like this. Raises RunFailed if it did not end well."""
+    if summary["stopped_by"] == Ending.SIGNAL.value:
+        return AT_ONCE
+    if summary["stopped_by"] in (Ending.DIVERGED.value, Ending.FAILED.value):
+        raise RunFailed(str(summary["message"]))
+    return 0
 
 
 def _staleness(histogram: Counter[int]) -> dict[str, Any]:

@@ -13,9 +13,8 @@ pairs_option = click.option(
 )
 
 
-@click.group("bench", cls=Commands, invoke_without_command=True)
-@click.pass_context
-def bench(context: click.Context) -> int:
+@click.group("bench", cls=Commands)
+def bench() -> None:
     """Measure our speed beside that of the alternatives.
 
     All sides of a bench are measured in alternation in one run; read the
@@ -27,9 +26,6 @@ def bench(context: click.Context) -> int:
       distbelief bench gradient --json
       distbelief bench gradient --pairs 3 --batch-size 8
     """
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
-    return 0
 
 
 @bench.command()

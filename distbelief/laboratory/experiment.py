@@ -14,6 +14,7 @@ many workers would have, without a cluster that of [simulate]. Options beat the 
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,9 +23,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from distbelief.config import Config
 from distbelief.policy import AUTO
-from ps.errors import BadInput, nearest
+from ps.errors import BadInput, nearest, require
 from ps.rules import WITH_MOMENTUM
 
 AXES = ("workers", "consistency", "correction", "momentum", "rate", "seed", "cluster")
@@ -46,6 +49,7 @@ QUICK: dict[str, object] = {  # what options alone start from: seconds per cell
     "run.preset": "digits", "model.name": "perceptron", "run.epochs": 8, "cluster.shards": 1,
     "simulate.evaluate_epochs": 0.5,
 }  # fmt: skip
+EXPERIMENT = "experiment.toml"  # in a laboratory's directory
 AS_SET = "as-set"  # the cluster of cells for which none was chosen
 _OWN = ("experiment", "grid", "clusters")
 
@@ -88,7 +92,7 @@ class Cell:
     def name(self) -> str:
         """Tells the cell from every other one, whatever their settings: a name for its directory."""
         digest = hashlib.sha256(self.config.to_toml().encode()).hexdigest()[:8]
-        modes = f"{self.consistency}-{self.correction}-{self.cluster}".replace(":", "_")
+        modes = re.sub(r"[^\w.-]", "_", f"{self.consistency}-{self.correction}-{self.cluster}")
         return f"w{self.workers}-{modes}-m{self.momentum:g}-r{self.rate:g}-s{self.seed}-{digest}"
 
 
@@ -113,6 +117,9 @@ class Experiment:
     settings: Mapping[str, object] = field(default_factory=dict)
     clusters: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: CLUSTERS)
     grids: Sequence[Grid] = ({},)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.target_error < 1, "target error", self.target_error, "a fraction: 0.05 for 5 %")
 
     def cells(self) -> list[Cell]:
         """Every cell once, in the order of the grids. Raises BadInput if one of them cannot be run."""
@@ -149,6 +156,19 @@ class Experiment:
         grids = [{**grid, **axes} for grid in self.grids]
         target = self.target_error if target_error is None else target_error
         return replace(self, grids=grids, settings={**self.settings, **settings}, target_error=target)
+
+    def to_toml(self) -> str:
+        """A file that says the same: `parse` reads it."""
+        said = {"title": self.title, "about": self.about, "minutes": self.minutes, "target_error": self.target_error}
+        content: dict[str, Any] = {
+            "experiment": said,
+            "grid": [{axis: list(values) for axis, values in grid.items()} for grid in self.grids],
+            "clusters": self.clusters,
+        }
+        for key, value in self.settings.items():
+            section, _, name = key.partition(".")
+            content.setdefault(section, {})[name] = str(value) if isinstance(value, Path) else value
+        return tomli_w.dumps(content)
 
 
 def _moded(axis: str, text: str) -> dict[str, object]:

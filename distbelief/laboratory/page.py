@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
 from distbelief.laboratory import figures
-from distbelief.laboratory.experiment import Experiment
+from distbelief.laboratory.experiment import EXPERIMENT, Experiment
 from distbelief.laboratory.groups import Group, by_error, grouped
 from distbelief.laboratory.results import Result
 from distbelief.progress import number, percent
@@ -47,7 +48,7 @@ def laboratory_page(experiment: Experiment, results: Sequence[Result], out: Path
         if found:
             said = [html.paragraph(text, "note")] if text else []
             sections.append(html.section(title, *said, html.side_by_side(*found)))
-    sections += [_cells(results), _again(experiment, results, out)]
+    sections += [_cells(results), _again(results, out)]
     return html.page(experiment.title, html.paragraph(experiment.about or "A grid of simulated runs."), sections)
 
 
@@ -112,12 +113,16 @@ def _cells(results: Sequence[Result]) -> Html:
     return html.section("Cells", html.folded(f"All {len(rows):,} cells", html.table(head, rows)))
 
 
-def _again(experiment: Experiment, results: Sequence[Result], out: Path) -> Html:
+def _again(results: Sequence[Result], out: Path) -> Html:
     first = results[0].cell
     text = (
         "results.csv has these numbers, a row per cell. Every cell is a run of its own: it can be replayed to the bit, "
-        "verified, evaluated, and has a page."
+        "verified, evaluated, and has a page. The experiment itself, in another directory:"
     )
-    commands = [f"distbelief {command} {out / 'cells' / first.name}" for command in ("report", "replay", "verify")]
+    commands = [
+        shlex.join(["distbelief", command, str(out / "cells" / first.name)])
+        for command in ("report", "replay", "verify")
+    ]
+    commands.append(shlex.join(["distbelief", "staleness", str(out / EXPERIMENT), "--out", "again"]))
     settings = html.folded("Every setting of the first cell (config.toml)", html.code(first.config.to_toml()))
     return html.section("Again", html.paragraph(text), html.code("\n".join(commands)), settings)

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar, cast
 
@@ -77,14 +78,14 @@ def _serve(function: Callable[[Any], Any], far: Connection) -> None:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    while True:
-        try:
-            result = function(far.recv())
-        except (EOFError, KeyboardInterrupt):
-            return
-        except Exception as error:  # noqa: BLE001 -- it is raised again by whoever wants the result
-            result = error
-        far.send(result)
+    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+        while True:
+            item = far.recv()
+            try:
+                result = function(item)
+            except Exception as error:  # noqa: BLE001 -- it is raised again by whoever wants the result
+                result = error
+            far.send(result)
 
 
 def _end_with_parent() -> None:

@@ -64,7 +64,7 @@ class Result:
         summary = json.loads((folder / rundir.SUMMARY).read_bytes())
         course = tuple(
             Evaluated(line["samples"], line["seconds"], line["average_top1_error"])
-            for line in read_metrics(folder)
+            for line in read_metrics(folder)[0]
             if line["kind"] == "evaluation" and "average_top1_error" in line
         )
         reached = next((each for each in course if each.error <= target_error), None) if target_error else None

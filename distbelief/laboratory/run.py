@@ -3,6 +3,7 @@
     OUT/cells/NAME/    a run directory per cell: replay, verify, report and evaluate work on it
     OUT/results.csv    a row per finished cell, rewritten whenever one is
     OUT/report.html    when all are
+    OUT/experiment.toml  what was asked for, to run it again
 
 A cell that is finished is not run again: the same command goes on where the last one was ended, whatever ended it. A
 cell's directory is named after all its settings, so another experiment may use the same OUT.
@@ -26,7 +27,7 @@ from distbelief.counter import Counter
 from distbelief.draft import anchored
 from distbelief.interrupts import Interrupts
 from distbelief.laboratory.cells import UNFINISHED, Job, run_cell, unpack
-from distbelief.laboratory.experiment import Cell, Experiment, Grid, find, quick, shipped
+from distbelief.laboratory.experiment import EXPERIMENT, Cell, Experiment, Grid, find, quick, shipped
 from distbelief.laboratory.page import laboratory_page
 from distbelief.laboratory.pool import in_processes
 from distbelief.laboratory.results import Result, table
@@ -90,6 +91,7 @@ def run(experiment: Experiment, out: Path, address: str = "") -> list[Result]:
     cells = experiment.cells()
     with _held(out):
         folder = out / CELLS
+        write_whole(out / EXPERIMENT, experiment.to_toml().encode())
         for left in folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(left)
         missing = [cell for cell in cells if not (folder / cell.name).is_dir()]

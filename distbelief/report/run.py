@@ -7,6 +7,7 @@ on, or was killed) is shown as far as its journals tell.
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,14 +18,13 @@ import click
 from distbelief import rundir
 from distbelief.conservation import complaint
 from distbelief.histogram import mean
+from distbelief.output import written
 from distbelief.progress import duration, number, percent
 from distbelief.report import course, html
 from distbelief.report.html import Html
 from distbelief.report.subject import Subject
 from distbelief.status import RUNS, newest
-from ps.errors import BadInput
-from ps.rules import WITH_MOMENTUM
-from ps.wire.files import write_whole
+from distbelief.words import cluster_of, rule_of
 
 REPORT = "report.html"
 LEASES = {
@@ -53,19 +53,14 @@ def write_report(run: Path, output: Path) -> None:
         BadInput: Not a run directory, or the file cannot be written.
         JournalDamaged: A journal of the run is damaged.
     """
-    text = run_page(Subject.read(run))
-    try:
-        write_whole(output, text.encode())
-    except OSError as error:
-        raise BadInput(f"--output: cannot write {output}: {error.strerror}; name another file") from error
+    written(output, run_page(Subject.read(run)).encode())
 
 
 def run_page(subject: Subject) -> str:
     """The whole page."""
     config, clock = subject.config, "in virtual time" if subject.simulated else "live"
-    cluster = f"{config.cluster.workers:,} workers, {config.cluster.shards} shards"
     modes = f"consistency {config.consistency.kind}, correction {config.correction.kind}"
-    lead = html.paragraph(f"{config.model.name} on {config.data.name}, {cluster}, {clock}; {modes}")
+    lead = html.paragraph(f"{config.model.name} on {config.data.name}, {cluster_of(config)}, {clock}; {modes}")
     sections = [
         _at_a_glance(subject), _notices(subject), course.learning(subject), course.staleness(subject),
         course.time(subject), _leases(subject), _measured(subject), _what_it_was(subject), _again(subject),
@@ -103,14 +98,13 @@ def _notices(subject: Subject) -> Html:
     """What a reader must not miss."""
     summary = subject.summary
     if summary is None:
-        return html.notices(
-            "warning", ["no summary.json: the run goes on, or was killed; this is what its journals say"]
-        )
+        lines = ["no summary.json: the run goes on, or was killed; this is what its journals say"]
+        return html.notices("warning", [*lines, *_incomplete(subject)])
     ending = f"ended by {summary['stopped_by']}" + (f": {summary['message']}" if summary["message"] else "")
     failed = summary["stopped_by"] in ("diverged", "failed")
     bad = [line for line in (ending if failed else "", complaint(summary.get("conservation"))) if line]
     early = [] if failed or summary["stopped_by"] == "completed" else [ending]
-    warnings = [*early, *_warnings(summary)]
+    warnings = [*early, *_warnings(summary), *_incomplete(subject)]
     if bad or warnings:
         return html.joined(html.notices("bad", bad), html.notices("warning", warnings))
     return html.notices("good", ["completed: every lease was applied exactly once, and nothing was skipped"])
@@ -122,7 +116,7 @@ def _warnings(summary: dict[str, Any]) -> list[str]:
     found = [
         (advice, advice),
         (not summary["replayable"], "not replayable: its journals are not enough to run it again"),
-        (leases["reissued"], f"{leases['reissued']:,} leases were granted again: lost, late or too stale"),
+        (leases["reissued"], f"{leases['reissued']:,} grants were repeated: their leases were lost, late or too stale"),
         (leases["outstanding"], f"{leases['outstanding']:,} leases were granted and not applied on every shard"),
         (
             summary["skipped_examples"],
@@ -134,7 +128,18 @@ def _warnings(summary: dict[str, Any]) -> list[str]:
         ),
         (average["sha256"] and average["top1_error"] is None, "the weights were not evaluated"),
     ]
-    return [text for present, text in found if present]
+    own = [text for present, text in found if present]
+    return list(dict.fromkeys([*own, *map(str, summary.get("warnings") or ())]))
+
+
+def _incomplete(subject: Subject) -> list[str]:
+    """What this page was made without."""
+    found = []
+    if subject.lacking:
+        found.append(f"no journal of {', '.join(subject.lacking)}: what it would say is missing on this page")
+    if subject.damaged:
+        found.append(f"{subject.damaged:,} lines of {rundir.METRICS} are damaged and left out")
+    return found
 
 
 def _measured(subject: Subject) -> Html:
@@ -167,11 +172,8 @@ def _measured(subject: Subject) -> Html:
 
 def _what_it_was(subject: Subject) -> Html:
     config, summary = subject.config, subject.summary
-    rule = f"{config.rule.rule}, rate {config.schedule.rate:g} ({config.schedule.kind})"
-    if config.rule.rule in WITH_MOMENTUM:
-        rule += f", momentum {config.rule.momentum:g}"
     parameters = f"{summary['parameters']:,} parameters, " if summary else ""
-    cluster = f"{config.cluster.workers:,} workers, {config.cluster.shards} shards"
+    cluster = cluster_of(config)
     pairs = [
         ("run", str(subject.folder)),
         ("started", "at virtual time 0" if subject.simulated else _moment(subject.began)),
@@ -181,7 +183,7 @@ def _what_it_was(subject: Subject) -> Html:
         ("consistency", config.consistency.kind),
         ("correction", config.correction.kind),
         ("worker program", config.program.kind),
-        ("rule", rule),
+        ("rule", rule_of(config)),
         *([("policy", config.policy_note)] if config.policy_note else []),
         ("seed", str(config.run.seed)),
     ]
@@ -215,9 +217,12 @@ def _again(subject: Subject) -> Html:
     run, summary = subject.folder, subject.summary
     start = "simulate" if subject.simulated else "launch"
     commands = [
-        f"distbelief verify {run}",
-        f"distbelief replay {run}",
-        f"distbelief {start} --config {run / rundir.CONFIG}",
+        shlex.join(["distbelief", *words])
+        for words in (
+            ["verify", str(run)],
+            ["replay", str(run)],
+            [start, "--config", str(run / rundir.CONFIG)],
+        )
     ]
     pairs = []
     if summary:

@@ -13,6 +13,14 @@ from distbelief.config import Config
 from distbelief.histogram import total
 from distbelief.report.history import History
 from distbelief.summary import VIRTUAL_START
+from ps.errors import BadInput
+from ps.wire.files import SUFFIX
+
+SUMMED = (
+    "parameters", "updates", "seconds", "images_per_second", "staleness", "leases", "skipped_examples",
+    "skipped_average_versions", "train_loss", "evaluation", "journal_sha256", "replayable", "stopped_by", "message",
+)  # fmt: skip
+MEASURED = {"kind", "seconds", "samples"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +31,8 @@ class Subject:
         summary: summary.json; None if there is none.
         metrics: The lines of metrics.jsonl.
         began: The run's start, on the journals' clock in seconds.
+        lacking: Actors that a run has, ledger and shards, and whose journal is not there.
+        damaged: Whole lines of metrics.jsonl that say nothing.
     """
 
     folder: Path
@@ -31,16 +41,24 @@ class Subject:
     metrics: tuple[dict[str, Any], ...]
     history: History
     began: float
+    lacking: tuple[str, ...] = ()
+    damaged: int = 0
 
     @classmethod
     def read(cls, folder: Path) -> Subject:
-        """Raises BadInput if this is no run directory, JournalDamaged if one of its journals is damaged."""
+        """Raises BadInput if this is no run directory or its summary is damaged, JournalDamaged if a journal is."""
         config = rundir.config_of(folder)
         history = History.read(folder / rundir.JOURNAL)
         path = folder / rundir.SUMMARY
-        summary = json.loads(path.read_bytes()) if path.is_file() else None
+        summary = rundir.json_object(path)
+        if summary is not None and (missing := [key for key in SUMMED if key not in summary]):
+            raise BadInput(f"{path}: got no {missing[0]}, expected one; the file is damaged")
+        shards = config.cluster.shards if summary is None else summary.get("shards", config.cluster.shards)
+        actors = ["ledger", *(f"shard-{shard}" for shard in range(shards))]
+        lacking = tuple(name for name in actors if not (folder / rundir.JOURNAL / f"{name}{SUFFIX}").is_file())
+        metrics, damaged = read_metrics(folder)
         began = rundir.started(folder) or history.opened or 0.0
-        return cls(folder.resolve(), config, summary, read_metrics(folder), history, began)
+        return cls(folder.resolve(), config, summary, metrics, history, began, lacking, damaged)
 
     @property
     def simulated(self) -> bool:
@@ -67,8 +85,17 @@ class Subject:
         return total([dict(counts) for counts in self.history.by_shard.values()])
 
 
-def read_metrics(folder: Path) -> tuple[dict[str, Any], ...]:
-    """The whole lines of a run's metrics.jsonl; none if it has none."""
+def read_metrics(folder: Path) -> tuple[tuple[dict[str, Any], ...], int]:
+    """The whole lines of a run's metrics.jsonl, none if it has none, and how many of them are damaged and left out."""
     path = folder / rundir.METRICS
-    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
-    return tuple(json.loads(line) for line in lines if line.endswith("\n"))
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    whole = [_line(line) for line in lines if line.endswith(b"\n")]
+    return tuple(line for line in whole if line), whole.count(None)
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and line.keys() >= MEASURED else None

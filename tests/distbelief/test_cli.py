@@ -68,7 +68,7 @@ def test_launch_passes_on_what_was_given_and_nothing_else(behind: Callable[[str,
     behind(LAUNCH, noting(seen))
     assert cli.run(["launch"]) == 0
     assert cli.run(["launch", "--workers", "32", "--set", "average.every=8", "--set", "a.b=c", "--debug"]) == 0
-    assert seen == [({}, (), False), ({"cluster.workers": 32}, ("average.every=8", "a.b=c"), True)]
+    assert seen == [({}, ()), ({"cluster.workers": 32}, ("average.every=8", "a.b=c"))]
 
 
 def test_every_option_of_launch_has_its_key_and_kind(behind: Callable[[str, Behind], None]) -> None:
@@ -91,7 +91,7 @@ def test_every_option_of_launch_has_its_key_and_kind(behind: Callable[[str, Behi
         "cluster.wire": "bfloat16", "cluster.tls": True, "cluster.faults": Path("f"), "data.name": "m:f",
         "cluster.replicas": 1,
     }  # fmt: skip
-    assert seen == [(options, (), False)]
+    assert seen == [(options, ())]
     assert len(options) == len(cli.SETTINGS)
 
 
@@ -290,6 +290,33 @@ def test_help_has_examples_and_fits_the_screen(
     assert all(line.strip().startswith("distbelief ") for line in examples)
     assert max(map(len, shown.splitlines())) <= 80
     assert errors == ""
+
+
+@pytest.mark.parametrize("typed", ["", "cluster", "data", "bench"])
+def test_a_group_alone_shows_its_help(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(typed.split()) == 0
+    alone = capsys.readouterr()
+    assert cli.run([*typed.split(), "--help"]) == 0
+    assert alone == capsys.readouterr()
+    assert alone.out.startswith("Usage: distbelief")
+
+
+@pytest.mark.parametrize("typed", ["--address auto", "--wire bfloat16", "--tls"])
+def test_what_a_simulation_has_not_is_no_option_of_it(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["simulate", *typed.split()]) == 2
+    assert f"got {typed.split()[0]}, expected an option of distbelief simulate" in capsys.readouterr().err
+
+
+def test_a_simulation_s_limit_is_in_virtual_time(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, virtual in (("simulate", True), ("launch", False)):
+        assert cli.run([command, "--help"]) == 0
+        assert ("seconds of virtual" in capsys.readouterr().out) == virtual
+
+
+def test_a_configuration_file_is_no_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("launch", "simulate"):
+        assert cli.run([command, "--set", "config=config.toml"]) == 2
+        assert "error: config: got an unknown section" in capsys.readouterr().err
 
 
 def test_help_names_every_command_preset_and_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,5 +115,7 @@ def test_where_nothing_can_be_written(tmp_path: Path, capsys: pytest.CaptureFixt
     run = saved_run(tmp_path / "run", "inception-mini", KNOWN["digits"])
     file = tmp_path / "gone" / "model.safetensors"
     assert cli.run(["export", str(run), "--format", "safetensors", "--output", str(file)]) == 2
-    expected = f"distbelief: error: --output: cannot write {file}: No such file or directory; name another file\n"
+    expected = f"distbelief: error: --output: cannot write {file}: {file.parent} is no directory; name another file\n"
     assert capsys.readouterr().err == expected
+    assert cli.run(["export", str(run), "--format", "safetensors", "--output", str(tmp_path)]) == 2
+    assert f"--output: got {tmp_path}, a directory; expected a file in it" in capsys.readouterr().err

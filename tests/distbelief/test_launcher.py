@@ -261,7 +261,7 @@ def test_options_beat_assignments_beat_the_file(launched: Launched, tmp_path: Pa
     file = tmp_path / "config.toml"
     file.write_text("[run]\nepochs = 3\nseed = 4\nbatch_size = 5\n")
     options: dict[str, object] = {"config": file, "run.epochs": 1}
-    assert run_from_command_line(options, ("run.epochs=2", "run.seed=2", "average.kind=uniform"), False) == 0
+    assert run_from_command_line(options, ("run.epochs=2", "run.seed=2", "average.kind=uniform")) == 0
     (config,) = launched[0]
     assert (config.run.epochs, config.run.seed, config.run.batch_size, config.average.kind) == (1, 2, 5, "uniform")
     assert options == {"config": file, "run.epochs": 1}
@@ -270,14 +270,14 @@ def test_options_beat_assignments_beat_the_file(launched: Launched, tmp_path: Pa
 @pytest.mark.parametrize(("stopped_by", "code"), [("completed", 0), ("target", 0), ("time", 0), ("signal", AT_ONCE)])
 def test_exit_codes(stopped_by: str, code: int, launched: Launched) -> None:
     launched[1]["stopped_by"] = stopped_by
-    assert run_from_command_line({}, (), False) == code
+    assert run_from_command_line({}, ()) == code
 
 
 @pytest.mark.parametrize("stopped_by", ["diverged", "failed"])
 def test_a_run_that_went_wrong_is_an_error(stopped_by: str, launched: Launched) -> None:
     launched[1].update(stopped_by=stopped_by, message="diverged at update 5")
     with pytest.raises(RunFailed, match=r"^diverged at update 5$"):
-        run_from_command_line({}, (), False)
+        run_from_command_line({}, ())
 
 
 # --- the ends of a launch, without its middle -------------------------------------------------------------------------
@@ -315,6 +315,20 @@ def test_a_refused_launch_closes_its_view(tmp_path: Path) -> None:
     with pytest.raises(BadInput):
         distbelief.launch(Config.of({"run.folder": str(tmp_path), "data.name": "digit"}), view)
     assert view.noted == ["close"]
+
+
+def test_the_mended_command_may_name_the_same_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Launch:
+        def __init__(self, *given: Any) -> None:
+            pass
+
+        def run(self) -> dict[str, Any]:
+            raise BadInput("cluster.address: got 'foo', expected a Ray cluster there")
+
+    monkeypatch.setattr(launcher, "Launch", Launch)
+    with pytest.raises(BadInput, match="expected a Ray cluster there"):
+        distbelief.launch(Config.of({"run.folder": str(tmp_path / "a"), "cluster.address": "foo"}), Noting())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_times_count_from_the_call_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +390,7 @@ def test_the_last_lines_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "top-1 error": "not evaluated",
         "updates": "1,234 in 83.3 s, 1,853 images/s",
         "staleness": "mean 30.9, p95 38, max 61",
-        "leases": "1,234 applied once each, 2 granted again, 7 unfinished",
+        "leases": "1,234 applied once each, 2 grants repeated, 7 unfinished",
         "weights": "runs/a/average.safetensors",
     }
     summary["evaluation"]["average"] = {"top1_error": 0.0278, "examples": 1360}

@@ -150,9 +150,13 @@ def test_json_is_what_is_in_the_files(run: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_damaged_line_is_shown_and_half_a_line_waits(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (run / FOLDER / "shard-1.jsonl").open("ab") as file:
-        file.write(b'\xffjunk\x1b\n{"time": 15.0, "level": "info",')
-    first, *_, last = shown(capsys, run)
+        file.write(b"\xffjunk\x1b\n")
+        for time, actor in (('"noon"', '"shard-1"'), ("1e300", '"shard-1"'), ("NaN", '"shard-1"'), ("1.0", "[1]")):
+            file.write(f'{{"time": {time}, "level": "info", "actor": {actor}, "message": "m"}}\n'.encode())
+        file.write(b'{"time": 15.0, "level": "info",')
+    first, *others, last = shown(capsys, run)
     assert first.startswith("shard-1   error: damaged: ")
+    assert all(line.startswith('shard-1   error: damaged: {"time"') for line in others[:4])
     assert "\x1b" not in first
     assert last == "shard-0   error: lost"
 

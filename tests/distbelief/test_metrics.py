@@ -243,3 +243,14 @@ def test_what_is_not_known_is_not_published() -> None:
     assert "loss" not in found
     assert "average_top1_error" not in found
     assert found["workers"] == float(MOMENT.workers_alive)
+
+
+def test_a_run_that_is_taken_up_begins_on_a_new_line(tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text('{"kind": "train", "seco')
+    for _ in range(2):
+        log = MetricsLog(tmp_path)
+        log.evaluation(MOMENT, Evaluation(0.25, 0.0, 1.0, 360))
+        log.close()
+    torn, *whole = (tmp_path / METRICS).read_text().splitlines()
+    assert torn == '{"kind": "train", "seco'
+    assert [json.loads(line)["kind"] for line in whole] == ["evaluation", "evaluation"]

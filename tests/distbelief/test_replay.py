@@ -145,6 +145,22 @@ def test_stopping_anywhere_writes_the_weights_there(
     assert not torch.equal(at_the_end, rundir.read_weights(run / "replayed-9.safetensors", layout))
 
 
+def test_weights_go_to_the_very_file_that_was_named(run: Path) -> None:
+    assert cli.run(["replay", str(run), "--until", "3", "--output", str(run / "at3.pt")]) == 0
+    assert (run / "at3.pt").is_file()
+    assert not (run / "at3.pt.safetensors").exists()
+
+
+def test_where_nothing_can_be_written_nothing_is_replayed(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distbelief.replay.Replay", None)
+    monkeypatch.chdir(run)
+    for output, said in (("gone/w.safetensors", "gone is no directory"), (".", "got ., a directory; expected a file")):
+        assert cli.run(["replay", str(run), "--until", "3", "--output", output]) == 2
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("typed", "line"),
     [

@@ -17,7 +17,7 @@ import torch
 
 from distbelief import rundir
 from distbelief.config import Config
-from ps.errors import BadInput
+from ps.errors import BadInput, RunFailed
 from ps.layout import Layout, TensorSpec
 from ps.messages import LEDGER, Address, Role
 from ps.streams import torch_stream
@@ -59,6 +59,20 @@ def test_when_it_was_asked_for_is_kept_to_the_bit(tmp_path: Path) -> None:
     (tmp_path / "started").write_text("noon")
     with pytest.raises(BadInput, match=r"started: got could not convert .*, expected seconds since 1970"):
         rundir.started(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "begun", "kept"), [(BadInput, False, False), (BadInput, True, True), (RunFailed, False, True)]
+)
+def test_a_directory_of_a_run_that_never_began_is_removed(
+    error: type[Exception], begun: bool, kept: bool, tmp_path: Path
+) -> None:
+    folder = rundir.create(config(tmp_path / "a"), "stamp")
+    if begun:
+        (folder / "journal" / "ledger.journal").touch()
+    with pytest.raises(error, match="why"), rundir.begun(folder):
+        raise error("why")
+    assert folder.exists() == kept
 
 
 def test_its_configuration_starts_the_same_run_in_another_directory(

@@ -99,7 +99,9 @@ def test_what_is_no_run_directory_is_left_as_it_is(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_gradients_it_takes_the_same_time_and_learns_nothing(learned: Path, tmp_path: Path) -> None:
+def test_without_gradients_it_takes_the_same_time_and_learns_nothing(
+    learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     counted = simulated(tmp_path / "run", simulate__gradients="none")
     summary = json.loads((learned / "summary.json").read_text())
     for key in ("seconds", "updates", "staleness", "leases"):
@@ -110,6 +112,11 @@ def test_without_gradients_it_takes_the_same_time_and_learns_nothing(learned: Pa
     assert {"loss", "train_error"}.isdisjoint(key for line in lines for key in line)
     assert not (tmp_path / "run" / "latest.safetensors").exists()
     assert replay(tmp_path / "run").verdict == "identical"
+    part = ["replay", str(tmp_path / "run"), "--until", "3"]
+    assert cli.run(part) == 0
+    assert capsys.readouterr().out == "identical so far: 6 updates on 2 shards\n"
+    assert cli.run([*part, "--output", str(tmp_path / "w.safetensors")]) == 2
+    assert "was run without weights" in capsys.readouterr().err
 
 
 def test_it_ends_at_its_target_and_at_its_time(tmp_path: Path) -> None:

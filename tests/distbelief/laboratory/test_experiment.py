@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from distbelief import cli
-from distbelief.laboratory.experiment import AXES, Experiment, find, parse, quick, shipped
+from distbelief.laboratory.experiment import AXES, Experiment, Grid, find, parse, quick, shipped
 from ps.errors import BadInput
 
 FILE = """
@@ -68,6 +69,22 @@ def test_every_setting_is_in_a_cell_s_name() -> None:
     assert all(name.replace("-", "").replace(".", "").replace("_", "").isalnum() for name in names)
 
 
+def test_a_cell_s_name_is_one_of_a_directory() -> None:
+    text = "[clusters.'a/b: c']\ncompute = 'constant'\n[grid]\ncluster = ['a/b: c']\nworkers = [2]\n"
+    (cell,) = parse("e", text, "e").cells()
+    assert cell.cluster == "a/b: c"
+    assert re.fullmatch(r"w2-async-none-a_b__c-m[0-9.]+-r[0-9.]+-s0-[0-9a-f]{8}", cell.name)
+
+
+def test_an_experiment_is_a_file_that_says_the_same() -> None:
+    axes: Grid = {"workers": (1, 2), "rate": (0.5,), "consistency": ("async", "softsync:1")}
+    changed = parse("two", FILE, "two.toml").narrowed(axes, {"data.root": Path("there"), "run.seed": "3"}, 0.25)
+    again = parse("two", changed.to_toml(), "again.toml")
+    assert again.to_toml() == changed.to_toml()
+    assert [cell.name for cell in again.cells()] == [cell.name for cell in changed.cells()]
+    assert (again.title, again.minutes, again.target_error) == ("Two by two", 1.5, 0.25)
+
+
 def test_without_rate_and_momentum_cells_have_the_policy_s() -> None:
     settings = {"run.preset": "paper", "one_worker.rate": 0.01, "one_worker.momentum": 0.9}
     one, many = Experiment("e", "e", settings=settings, grids=({"workers": (1, 10)},)).cells()
@@ -119,6 +136,7 @@ def test_a_cell_is_called_by_what_the_policy_chose() -> None:
         ("[clusters]\nlame = 3", r"expected \[clusters\.NAME\]"),
         ("run = 3", r"expected a \[run\] section"),
         ("[run]\nepoch = 3", r"run\.epoch: got an unknown key"),
+        ("[experiment]\ntarget_error = 7", "target error: got 7.0, expected a fraction: 0.05 for 5 %"),
         ("[grid]\ncluster = ['evn']", r"cluster: got 'evn', expected one of even, .*did you mean \"even\""),
         ("[grid]\nconsistency = ['sync:3']", "got 'sync:3', expected a kind, or one of async:NUMBER, bounded:NUMBER"),
         ("[grid]\ncorrection = ['discard:x']", "got 'discard:x', expected a kind, or one of staleness-rate:NUMBER"),

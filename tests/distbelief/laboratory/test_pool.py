@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from distbelief.laboratory.pool import in_processes
+from distbelief.laboratory.pool import _serve, in_processes
 from ps.errors import BadInput, RunFailed
 
 
@@ -41,3 +41,15 @@ def test_who_stops_asking_ends_the_processes() -> None:
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert multiprocessing.active_children() == []
+
+
+def test_a_process_whose_result_nobody_takes_ends_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    near, far = multiprocessing.Pipe()
+    near.send(21)
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(doubled, far))
+    process.start()
+    far.close()
+    near.close()
+    process.join(60)
+    assert process.exitcode == 0
+    assert capfd.readouterr() == ("", "")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import pytest
@@ -105,7 +105,7 @@ def test_rounds_have_their_staleness_by_worker(tmp_path: Path) -> None:
 def test_a_live_run_begins_when_it_was_asked_for(learned: Path, tmp_path: Path) -> None:
     """So do the seconds in metrics.jsonl. The summary's clock says which kind of run it is."""
     run = tmp_path / "run"
-    copytree(learned, run)
+    shutil.copytree(learned, run)
     (run / "summary.json").write_text(json.dumps({**summary_of(learned), "clock": "live"}))
     rundir.write_started(run, 1764064800.0)
     subject = Subject.read(run)
@@ -159,7 +159,7 @@ def test_what_went_wrong_stands_at_the_top(learned: Path, tmp_path: Path) -> Non
     for line in (
         "ended by diverged: loss is not finite at update 7",
         "not replayable",
-        "3 leases were granted again",
+        "3 grants were repeated: their leases were lost",
         "2 leases were granted and not applied",
         "5 examples could not be read",
         "the average missed 1 versions",
@@ -221,3 +221,42 @@ def test_another_file_and_what_is_no_run(learned: Path, tmp_path: Path, capsys: 
     said = capsys.readouterr().err
     assert "name another file" in said
     assert "expected a run directory" in said
+    assert cli.run(["report", str(learned), "--output", str(tmp_path)]) == 2
+    assert f"got {tmp_path}, a directory; expected a file in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "the file is damaged"), ("[]", "expected a JSON object"), ("{}", "got no parameters, expected one")],
+)
+def test_a_damaged_summary_is_one_line(
+    content: str, said: str, learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(learned, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(content)
+    assert cli.run(["report", str(tmp_path / "run")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_a_page_was_made_without_is_said(learned: Path, tmp_path: Path) -> None:
+    run = tmp_path / "a run"
+    shutil.copytree(learned, run)
+    (run / "journal" / "shard-1.journal").unlink()
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"kind": "tra{"kind": "train"}\n\xff\n[]\n{"kind": "tra')
+    page = Page(run_page(Subject.read(run)))
+    assert "! no journal of shard-1: what it would say is missing on this page" in page.texts["li"]
+    assert "! 3 lines of metrics.jsonl are damaged and left out" in page.texts["li"]
+    assert not any("completed:" in line for line in page.texts["li"])
+    assert f"distbelief replay '{run}'" in page.texts["pre"][-2]
+    shutil.rmtree(run / "journal")
+    (run / "summary.json").unlink()
+    assert "! no journal of ledger, shard-0, shard-1" in str(Page(run_page(Subject.read(run))).texts["li"])
+
+
+def test_what_was_warned_of_while_it_ran_stands_at_the_top(learned: Path) -> None:
+    subject = Subject.read(learned)
+    warned = {"warnings": ["worker 3 is slow", "the data is late"]}
+    page = Page(run_page(replace(subject, summary={**(subject.summary or {}), **warned})))
+    assert page.texts["li"][:2] == ["! worker 3 is slow", "! the data is late"]
+    assert not any("completed:" in line for line in page.texts["li"])
