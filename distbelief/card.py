@@ -6,6 +6,7 @@ It lies in the header of the safetensors file, every value as text.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,11 @@ class Card:
 
 def read_card(file: Path) -> Card:
     """The card of a weights file. Raises BadInput if the file is unreadable or has none."""
+    if not file.exists():
+        raise BadInput(
+            f"weights: got no {file}, expected one; {shlex.join(['distbelief', 'resume', str(file.parent)])} goes on "
+            "with a run that was killed, and one without gradients has none"
+        )
     try:
         with safetensors.safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}

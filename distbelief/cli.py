@@ -1,7 +1,8 @@
 """Command line: one subcommand calls one function, imported when it runs. No logic here.
 
 Whatever goes wrong is one line on stderr. Exit codes: 0 success, 1 the run or this program failed, 2 the user can mend
-it, 130 interrupted, 141 nobody reads our output any more (as a shell counts SIGPIPE).
+it, 3 neither yes nor no (verify: the run ended early; replay: a journal lost its end), 130 interrupted, 141 nobody
+reads our output any more (as a shell counts SIGPIPE).
 """
 
 from __future__ import annotations
@@ -268,10 +269,11 @@ def export(run: Path, format: str, output: Path | None, weights: str, debug: boo
 def status(run: Path | None, as_json: bool, debug: bool) -> int:
     """Say what a run is doing now, or how it ended.
 
-    Without RUN: the newest one under ./runs. On another machine that reaches the
-    actors, a copy of RUN/connection.json will do: it holds the token. Staleness is in updates, loss in
-    nats; errors are in percent, with --json they are fractions. Exit code 1 if
-    the run neither goes on nor left a summary.
+    Without RUN: the newest one under ./runs. On another machine that reaches
+    the actors, a copy of RUN/connection.json will do: it holds the token.
+    Staleness is in updates, loss in nats; errors are in percent, with --json
+    they are fractions. Exit code 1 if the run neither goes on nor left a
+    summary.
 
     \b
     Examples:
@@ -320,13 +322,12 @@ def worker(connect: str, token_file: Path, workers: int, data_root: Path | None,
 @click.option(
     "--level", type=text("LEVEL"), default="info", help="The least that is shown: debug, info, warning or error."
 )
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print the lines of JSON as they are in the files.")
 @debug_option
 def logs(run: Path, follow: bool, actors: tuple[str, ...], level: str, as_json: bool, debug: bool) -> int:
     """Show what the actors of a run wrote, in the order of time.
 
-    Every actor writes lines of JSON to RUN/logs. With --json they are shown as
-    they are.
+    Every actor writes lines of JSON to RUN/logs.
 
     \b
     Examples:

@@ -185,7 +185,7 @@ def test_no_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_missing_weights(run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     file = run("a") / "average.safetensors"
     file.unlink()
-    assert refusal(capsys, file.parent).startswith(f"weights: cannot read {file}: No such file or directory")
+    assert refusal(capsys, file.parent).startswith(f"weights: got no {file}, expected one; distbelief resume")
 
 
 @pytest.mark.parametrize("damage", ["empty", "torn", "text"])

@@ -70,10 +70,10 @@ def test_every_setting_is_in_a_cell_s_name() -> None:
 
 
 def test_a_cell_s_name_is_one_of_a_directory() -> None:
-    text = "[clusters.'a/b: c']\ncompute = 'constant'\n[grid]\ncluster = ['a/b: c']\nworkers = [2]\n"
+    text = "[clusters.'a/b: c']\ncompute = 'constant'\n[grid]\ncorrection = ['none']\ncluster = ['a/b: c']\n"
     (cell,) = parse("e", text, "e").cells()
     assert cell.cluster == "a/b: c"
-    assert re.fullmatch(r"w2-async-none-a_b__c-m[0-9.]+-r[0-9.]+-s0-[0-9a-f]{8}", cell.name)
+    assert re.fullmatch(r"w[0-9]+-async-none-a_b__c-m[0-9.]+-r[0-9.]+-s0-[0-9a-f]{8}", cell.name)
 
 
 def test_an_experiment_is_a_file_that_says_the_same() -> None:
