@@ -202,7 +202,7 @@ class Outcomes:
     """What is not in the journals: how the run ended, and what its weights are worth.
 
     Attributes:
-        started: When the process began, seconds on the journals' clock.
+        started: When the run was first asked for, seconds on the journals' clock.
         ended: Now, likewise.
         stopped_by: One of ledger.Ending.
         evaluations: "average" and "latest" to the evaluation (None: there was no time for it) and the file's sha256.
