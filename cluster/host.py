@@ -78,6 +78,7 @@ class WorkerHost:
         connections: The actors.
         journal: The host's journal; written and closed here.
         interference: Makes what the workers' messages pass, given where it records what it does.
+        pace: Makes what says how long each gradient of a worker shall take, in seconds; None: as long as it takes.
     """
 
     def __init__(
@@ -90,15 +91,18 @@ class WorkerHost:
         connections: Connections,
         journal: JournalWriter,
         interference: Callable[[Write], Interference | None] = lambda _: None,
+        pace: Callable[[int], Callable[[], float]] | None = None,
     ) -> None:
         self._workers = tuple(workers)
         self._program = program
         self._elements = elements
         self._turns = Turns(computations)
         self.reading = reading
-        # More buffers than turns: a turn goes on while earlier gradients are still on their way to the shards.
+        # More buffers than turns: a turn goes on while earlier gradients are still on their way to the shards, or wait.
         self._vectors = SharedVectors()
-        self._buffers = Turns([self._vectors.vector(elements) for _ in range(2 * len(computations) + 1)])
+        buffers = 2 * len(computations) + 1 if pace is None else len(workers)
+        self._buffers = Turns([self._vectors.vector(elements) for _ in range(buffers)])
+        self.pace = pace
         self._journal = journal
         self._journal_lock = threading.Lock()
         self._loop = Loop("distbelief-host")
@@ -185,6 +189,10 @@ class WorkerHost:
     def ask(self, requests: Sequence[tuple[Address, Message]]) -> tuple[Message, ...]:
         return self._loop.run(self._asking.all(requests))
 
+    def pause(self, until: float) -> None:
+        """Wait until then, by the monotonic clock, or until the host stops."""
+        self._stopping.wait(until - time.monotonic())
+
     def take_turn(self) -> Computation:
         return self._turns.take()
 
@@ -206,6 +214,7 @@ class _Driver:
         self._worker = worker
         self._gradient_N: Tensor | None = None
         self._spent = _Spent()
+        self._pace = None if host.pace is None else host.pace(worker)
 
     def do(self, effect: Effect) -> Answer:
         match effect:
@@ -248,6 +257,9 @@ class _Driver:
             gradient, decode = computation(effect.lease, effect.weights_N, self._gradient_N)
         finally:
             self._host.end_turn(computation)
+        if self._pace is not None:
+            self._host.pause(asked + self._pace())
+            began = asked  # as on a machine of its own, where nobody waits for a turn
         self._spent.turn += began - asked
         self._spent.decode += decode
         self._spent.compute += time.monotonic() - began - decode

@@ -17,6 +17,7 @@ from torch import Tensor
 from cluster.host import Connections, WorkerHost, Write, host_journal
 from cluster.injection import Injection, injection
 from cluster.machines import build_averager, build_batches, build_computation, build_ledger, build_program, build_shard
+from cluster.model import ClusterModel
 from cluster.spec import RunSpec
 from ps.errors import RunFailed
 from ps.journal import Record, ShardOpened, WorkerExchanged
@@ -157,6 +158,7 @@ def worker_host(
         ),
         journal,
         lambda note: _injection(spec, f"host-{host}", note),
+        None if spec.pace is None else ClusterModel(spec.pace, spec.plan.seed).compute_times,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.faults import FaultPlan
+from cluster.model import SimulateSettings
 from ps.averager import AveragerStatus, AverageSettings
 from ps.consistency import ConsistencySettings
 from ps.correction_settings import CorrectionSettings
@@ -45,6 +46,8 @@ class ClusterSettings:
             "network" always, to try on one machine what a wire type does.
         tls: Encrypt what goes between the actors, with a certificate made for the run.
         certificate, key: PEM files, for a certificate of one's own instead; both or neither.
+        paced: A live worker takes as long for a gradient as [simulate] says (longer if it cannot be helped), as if it
+            had a machine of its own: to try an uneven cluster on one machine.
         faults: File that plans what goes wrong (see cluster.faults); empty for nothing.
         join: "HOST:PORT" where processes outside the cluster may join, always over TLS; empty for this machine's own
             address (one that only this machine reaches, if address is "local") and any free port.
@@ -61,6 +64,7 @@ class ClusterSettings:
     tls: bool = False
     certificate: str = ""
     key: str = ""
+    paced: bool = False
     faults: str = ""
     join: str = ""
 
@@ -112,6 +116,7 @@ class RunSpec:
         token: What every call must carry.
         identity: What the actors prove themselves with; None: they speak without TLS.
         faults: What is planned to go wrong.
+        pace: How long gradients shall take on the live clock; None: as long as they take.
         cut: How often the parameters were cut anew, into another number of shards.
         resting: It only goes on until every shard has the same leases.
     """
@@ -134,6 +139,7 @@ class RunSpec:
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     identity: Identity | None = None
     faults: FaultPlan = field(default_factory=FaultPlan)
+    pace: SimulateSettings | None = None
     cut: int = 0
     resting: bool = False
 

@@ -89,6 +89,7 @@ def draft(config: Config) -> Draft:
         consistency=config.consistency,
         program=config.program,
         snapshot=config.snapshot,
+        pace=config.simulate if config.cluster.paced else None,
     )
     if isinstance(dataset, OwnData):
         check_data(dataset)

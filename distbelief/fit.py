@@ -1,7 +1,7 @@
 """Fit: the model of a cluster that behaves as a recorded run did.
 
 compute    every worker draws from the times that one recorded worker measured: speed classes stay what they were
-turns      as many gradients at once as the recorded hosts computed
+turns      as many gradients at once as the recorded hosts computed; of a paced run, any number
 service    what one exchange occupies a shard for: the shortest that two exchanges followed one another (5th
            percentile, since the clock is coarse), so queues form where they would have formed
 latency    half of what an exchange took (median) beyond that service
@@ -27,11 +27,13 @@ def fitted(run: Path) -> dict[str, object]:
         raise BadInput(f"--from: got {run}, whose journals have no compute times; expected a run with updates")
     service_seconds = min(_service(recording, shard) for shard in range(len(recording.shards)))
     exchange_seconds = median(recording.exchange_seconds)
-    simulated = config.simulate.turns if recording.simulated else None
+    turns = recording.hosts
+    if recording.simulated or config.cluster.paced:
+        turns = config.simulate.turns if recording.simulated else 0
     return {
         "simulate.compute": "empirical",
         "simulate.source": str(run.absolute()),
-        "simulate.turns": recording.hosts if simulated is None else simulated,
+        "simulate.turns": turns,
         "simulate.service_seconds": min(service_seconds, exchange_seconds),
         "simulate.latency_seconds": max(0.0, exchange_seconds - service_seconds) / 2,
         "simulate.slow_workers": 0,

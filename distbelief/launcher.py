@@ -34,7 +34,7 @@ from distbelief.progress import View, percent, view_for
 from distbelief.summary import Outcomes, exit_code, summarise
 from distbelief.watch import LOOK_SECONDS, ORDERLY_SECONDS, Watch
 from distbelief.words import cluster_of, rule_of
-from ps.errors import PeerRefused, RunFailed
+from ps.errors import PeerRefused, RunFailed, require
 from ps.ledger import Ending
 from ps.messages import Address
 from ps.wire import tls
@@ -130,6 +130,8 @@ def prepare(config: Config) -> Prepared:
     """Open the data, build the model, check the memory, make the run directory. Raises BadInput."""
     config = anchored(config)
     faults = faults_of(config)
+    drawn = not config.cluster.paced or config.simulate.compute != "empirical"
+    require(drawn, "simulate.compute", config.simulate.compute, "a distribution to draw from, with cluster.paced")
     drafted = draft(config)
     config = replace(config, data=drafted.spec.data)
     load(config.data, "test")

@@ -29,6 +29,7 @@ def needed_bytes(spec: RunSpec, turns: int) -> int:
     vectors += 1  # the averager's
     vectors += spec.cluster.workers * spec.program.vectors_per_worker
     vectors += spec.cluster.workers + turns * 5  # the hosts': weights per worker; model, gradients in flight per turn
+    vectors += 0 if spec.pace is None else spec.cluster.workers  # gradients that take their time
     processes = spec.layout.shards * replicas + 2 + turns + 2
     return vectors * spec.layout.size * FLOAT_BYTES + processes * PROCESS_BYTES + RAY_BYTES
 
