@@ -9,9 +9,9 @@ latency    half of what an exchange took (median) beyond that service
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import fmean, median, quantiles
 
 from cluster.recording import Recording
 from distbelief import rundir
@@ -32,6 +32,7 @@ def fitted(run: Path) -> dict[str, object]:
         turns = config.simulate.turns if recording.simulated else 0
     return {
         "simulate.compute": "empirical",
+        "simulate.compute_seconds": fmean(chain.from_iterable(recording.compute_seconds.values())),
         "simulate.source": str(run.absolute()),
         "simulate.turns": turns,
         "simulate.service_seconds": min(service_seconds, exchange_seconds),

@@ -66,6 +66,7 @@ def _options(of: Options) -> Callable[[Command], Command]:
 @click.option("--list", "listed", is_flag=True, help="Name the experiments that come with the package.")
 @click.option("--out", type=DIRECTORY, help="Directory of the results (else runs/staleness-NAME).")
 @click.option("--target-error", type=NUMBER, help="Note when the error is at most this: 0.05 for 5 %.")
+@click.option("--from", "source", type=DIRECTORY, metavar="RUN", help="Recorded run whose compute times clusters have.")
 @click.option("--address", type=text("ADDR"), default="", help="Ray to compute on: local, auto, or ray://HOST:PORT.")
 @click.option("--no-gradients", "idle", is_flag=True, help="Time and staleness only.")
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting of every cell.")
@@ -75,6 +76,7 @@ def staleness(
     listed: bool,
     out: Path | None,
     target_error: float | None,
+    source: Path | None,
     address: str,
     idle: bool,
     assignments: tuple[str, ...],
@@ -94,6 +96,7 @@ def staleness(
     Examples:
       distbelief staleness --list
       distbelief staleness stragglers
+      distbelief staleness stragglers --from runs/digits-20260729-101530
       distbelief staleness --workers 1,8,32 --correction none,staleness-rate --lr 0.001,0.01
       distbelief staleness mine.toml --seed 0,1,2 --address auto --out results
     """
@@ -107,4 +110,4 @@ def staleness(
     settings = assigned(assignments) | {key: value for key, value in keys if value is not None}
     if idle:
         settings["simulate.gradients"] = "none"
-    return staleness_command(experiment, axes, settings, Asked(out, address, target_error))
+    return staleness_command(experiment, axes, settings, Asked(out, address, target_error, source))

@@ -6,6 +6,9 @@ An experiment's file is a config.toml, complete or not, and beside its sections
     [grid]          axis = [values], or several as [[grid]], whose cells are put together
     [clusters.X]    keys of [simulate]: the model of a cluster, under a name for the axis "cluster"
 
+With `--from RUN` the clusters whose times are log-normal draw from those that RUN measured, each worker on a machine of
+its own; the others have their mean, and all of them its latency and service time.
+
 Axes: workers, consistency, correction, momentum, rate, seed, cluster. A consistency or correction may carry its number
 after a colon: "softsync:15", "staleness-rate:0.5". Without a rate or momentum on the grid a cell has what a run with so
 many workers would have, without a cluster that of [simulate]. Options beat the file, axis by axis.
@@ -25,6 +28,7 @@ from typing import Any
 
 import tomli_w
 
+from cluster.model import SimulateSettings
 from distbelief.config import Config
 from distbelief.policy import AUTO
 from ps.errors import BadInput, nearest, require
@@ -50,6 +54,7 @@ QUICK: dict[str, object] = {  # what options alone start from: seconds per cell
     "simulate.evaluate_epochs": 0.5,
 }  # fmt: skip
 EXPERIMENT = "experiment.toml"  # in a laboratory's directory
+LOGNORMAL = SimulateSettings().compute
 AS_SET = "as-set"  # the cluster of cells for which none was chosen
 _OWN = ("experiment", "grid", "clusters")
 
@@ -150,6 +155,15 @@ class Experiment:
         consistency = str(chosen["consistency"] or f"{config.consistency.kind}{begin}")
         correction = str(chosen["correction"] or self.settings.get("correction.kind", AUTO))
         return Cell(consistency, correction, cluster, config)
+
+    def measured(self, fit: Mapping[str, object]) -> Experiment:
+        """The same with the times of a recorded run, as distbelief.fit gives them."""
+        own = {key: fit[f"simulate.{key}"] for key in ("compute", "source")}
+        clusters = {
+            name: {**keys, **own} if keys.get("compute", LOGNORMAL) == LOGNORMAL else keys
+            for name, keys in self.clusters.items()
+        }
+        return replace(self, clusters=clusters, settings={**self.settings, **fit, "simulate.turns": 0})
 
     def narrowed(self, axes: Grid, settings: Mapping[str, object], target_error: float | None) -> Experiment:
         """The same with these axes and settings in place of its own."""

@@ -25,6 +25,7 @@ import click
 from cluster.local import private_ray
 from distbelief.counter import Counter
 from distbelief.draft import anchored
+from distbelief.fit import fitted
 from distbelief.interrupts import Interrupts
 from distbelief.laboratory.cells import UNFINISHED, Job, run_cell, unpack
 from distbelief.laboratory.experiment import EXPERIMENT, Cell, Experiment, Grid, find, quick, shipped
@@ -45,16 +46,20 @@ class Asked:
         out: Its directory; None for one named after the experiment.
         address: Ray to compute the cells on, as in ClusterSettings; "" for processes of this machine.
         target_error: In place of the experiment's.
+        source: Run directory whose compute times the clusters have; None for those of the experiment.
     """
 
     out: Path | None = None
     address: str = ""
     target_error: float | None = None
+    source: Path | None = None
 
 
 def staleness_command(experiment: str, axes: Grid, settings: Mapping[str, object], asked: Asked) -> int:
     """`distbelief staleness`: run it and say where the results are; return the exit code. Raises as `run`."""
     chosen = find(experiment) if experiment else quick()
+    if asked.source is not None:
+        chosen = chosen.measured(fitted(asked.source))
     chosen = chosen.narrowed(axes, settings, asked.target_error)
     out = asked.out or Path("runs") / f"staleness-{chosen.name}"
     with Interrupts():  # SIGTERM too ends the cells' processes, and what is finished is kept

@@ -102,6 +102,21 @@ def test_options_beat_the_file_axis_by_axis() -> None:
     assert quick().narrowed({}, {}, 0.1).target_error == 0.1
 
 
+def test_a_recorded_run_gives_the_times() -> None:
+    fit: dict[str, object] = {
+        "simulate.compute": "empirical", "simulate.compute_seconds": 0.5, "simulate.source": "/runs/a",
+        "simulate.turns": 2, "simulate.latency_seconds": 0.25, "simulate.service_seconds": 0.125,
+        "simulate.slow_workers": 0,
+    }  # fmt: skip
+    clusters = ("even", "one-slow", "heavy-tail", "round-robin")
+    cells = quick().measured(fit).narrowed({"workers": (8,), "cluster": clusters}, {}, None).cells()
+    even, one_slow, heavy_tail, round_robin = (cell.config.simulate for cell in cells)
+    assert (even.compute, even.source, even.slow_workers, even.turns) == ("empirical", "/runs/a", 0, 0)
+    assert (one_slow.compute, one_slow.slow_workers, one_slow.slow_factor) == ("empirical", 1, 5.0)
+    assert (heavy_tail.compute, heavy_tail.compute_seconds, heavy_tail.latency_seconds) == ("pareto", 0.5, 0.25)
+    assert (round_robin.compute, round_robin.latency_seconds, round_robin.service_seconds) == ("constant", 0.0, 0.125)
+
+
 def test_numbers_of_modes() -> None:
     grid = {
         "consistency": ("bounded:3",), "correction": ("staleness-rate:0.5", "discard:99", "dc-asgd:0.1", "none"),

@@ -72,6 +72,18 @@ def rows(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_cells_may_take_the_times_of_a_recorded_run(
+    finished: tuple[Path, list[Result]], here: Here, tmp_path: Path
+) -> None:
+    recorded = finished[0] / "cells" / rows(finished[0])[2]["cell"]
+    typed = "--workers 4 --lr 0.01 --momentum 0.9 --epochs 1 --batch-size 64 --cluster even,one-slow --no-gradients"
+    assert cli.run(["staleness", "--from", str(recorded), *typed.split(), "--out", str(tmp_path / "out")]) == 0
+    found = [json.loads((tmp_path / "out" / "cells" / name / "summary.json").read_text()) for name in here.jobs]
+    again, slow = (summary["seconds"] for summary in found)
+    assert again == pytest.approx(json.loads((recorded / "summary.json").read_text())["seconds"], rel=0.2)
+    assert slow > again
+
+
 def test_a_grid_leaves_a_row_and_a_run_for_every_cell(finished: tuple[Path, list[Result]]) -> None:
     out, results = finished
     assert (out / "results.csv").read_text().splitlines()[0].split(",") == COLUMNS
