@@ -58,7 +58,7 @@ from workers.unreadable import UnreadableList
 
 Journals = Mapping[Address, JournalWriter]
 
-KEPT_BACK = 5000  # records of each journal: nobody hears of them before the end
+KEPT_BACK = 1 << 16  # bytes of each journal: nobody hears of them before the end
 LEARNING_EVENTS, COUNTING_EVENTS = 10, 1000  # between two looks, with gradients and without
 SHOW_SECONDS = 0.25  # of a person's time
 METRICS_SHARE = 0.005  # of the run's samples between two lines of metrics

@@ -55,7 +55,7 @@ class JournalWriter:
         path: The file, created; it must not exist, unless `again`.
         run: The run's id.
         actor: Whose journal this is, for example "shard-0".
-        kept_back: Records that wait for others until they are written together; only where nobody hears of what is
+        kept_back: Bytes that wait for others until they are written together; only where nobody hears of what is
             recorded before the journal is closed.
         again: Go on where an earlier writer of this journal ended, behind its last whole record.
         end: Where that is, in bytes, if it is known.
@@ -72,7 +72,7 @@ class JournalWriter:
             end = _end(path) if again and path.exists() else 0
         created = 0 if again else os.O_EXCL
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | created | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._waiting: list[Record] = []
+        self._waiting = bytearray()  # not the records: thousands of them would drive all else out of the cache
         self._kept_back = kept_back
         if again:
             os.ftruncate(self._file, end)
@@ -81,16 +81,16 @@ class JournalWriter:
 
     def write(self, records: Iterable[Record]) -> None:
         """Append these records, all in one write."""
-        self._waiting += records
+        for record in records:
+            self._waiting += _framed(_encode(record))
         if len(self._waiting) > self._kept_back:
             self._flush()
 
     def _flush(self) -> None:
-        data = b"".join([_framed(_encode(record)) for record in self._waiting])
-        self._waiting.clear()
+        data, self._waiting = self._waiting, bytearray()
         self._write(data)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | bytearray) -> None:
         view = memoryview(data)
         while view:
             view = view[os.write(self._file, view) :]
