@@ -81,6 +81,7 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "cluster.replicas": ([-1, 2], [0, 1]),
     "cluster.join": (["7000x", "host", "0.0.0.0:65536", "0.0.0.0:"], ["", "0.0.0.0:7000", "10.0.0.1:0"]),
     "cluster.tls": (["yes"], [True, False]),
+    "cluster.paced": (["yes"], [True, False]),
     "cluster.key": (["k.pem"], []),  # without a cluster.certificate
     "correction.kind": (["danna", ""], [*CORRECTIONS]),
     "correction.power": ([0.0, math.inf, math.nan], [0.5]),
