@@ -23,6 +23,7 @@ from ps.ledger import Ledger
 from ps.messages import AVERAGER, JOURNAL, LEDGER, Address, CloseRound, Message, Role, Tick
 from ps.shard import Outbox, Shard
 from ps.snapshot import decode, encode
+from ps.standby import Replica
 from ps.states import AveragerState, ShardState, State
 
 RESTART_SECONDS = 3.0  # until a process that was killed is back
@@ -39,7 +40,7 @@ class _Set:
     states: dict[Address, State]
 
 
-class _Kept:
+class Kept:
     """A recorder that can be read."""
 
     def __init__(self, recorder: Recorder) -> None:
@@ -78,9 +79,9 @@ class CrashingSimulation(FaultySimulation):
         self._anew = anew
         self._restart_seconds = restart_seconds
         self._snapshot_seconds = snapshot_seconds
-        self._kept = self._ledger.recorder = _Kept(self._ledger.recorder)
+        self._kept = self._ledger.recorder = Kept(self._ledger.recorder)
         self._kept.records.append(pieces.ledger.opened(0.0))
-        self._machines: dict[Address, Shard | Averager] = {
+        self._machines: dict[Address, Shard | Replica | Averager] = {
             **{actor.address: shard for actor, shard in zip(self._shards, pieces.shards, strict=True)},
             AVERAGER: pieces.averager,
         }
@@ -134,7 +135,11 @@ class CrashingSimulation(FaultySimulation):
             self._forget("question")
         elif actor.address.role is Role.SHARD:
             self._forget("sample", actor.address.index)
-        self._agenda.after(self._restart_seconds, self._come_back, actor)
+        self._agenda.after(self._away_seconds(actor), self._come_back, actor)
+
+    def _away_seconds(self, actor: Actor) -> float:
+        """How long this one, which was killed, is away."""
+        return self._restart_seconds
 
     def _forget(self, kind: str, shard: int | None = None) -> None:
         """Errands that nobody runs any more: of this kind, from or to this shard, or all of them."""

@@ -26,6 +26,7 @@ from msgspec import structs
 
 from cluster.copies import Copies
 from cluster.crashes import CrashingSimulation
+from cluster.doubles import DoubledSimulation
 from cluster.faults import FaultPlan
 from cluster.machines import build_batches, build_computation
 from cluster.mishaps import FaultySimulation
@@ -181,9 +182,10 @@ class _Simulate:
 
     def _simulated(self, pieces: Pieces, model: ClusterModel, journals: Journals) -> Simulation:
         spec, workers, limit = self._spec, self._config.cluster.workers, self._config.run.max_seconds
-        if not spec.faults:
+        doubled = bool(spec.cluster.replicas)
+        if not spec.faults and not doubled:
             return Simulation(pieces, model, workers, limit)
-        if not any(fault.do == "kill" and fault.role != "worker" for fault in spec.faults.faults):
+        if not doubled and not any(fault.do == "kill" and fault.role != "worker" for fault in spec.faults.faults):
             return FaultySimulation(pieces, model, workers, spec.faults, limit)
 
         def anew() -> Pieces:
@@ -192,7 +194,8 @@ class _Simulate:
             return with_gradients(spec, self._drafted.weights_N, pieces.vectors, journals)
 
         every_seconds = spec.snapshot.every_seconds
-        return CrashingSimulation(pieces, model, workers, spec.faults, anew, limit, snapshot_seconds=every_seconds)
+        kind = DoubledSimulation if doubled else CrashingSimulation
+        return kind(pieces, model, workers, spec.faults, anew, limit, snapshot_seconds=every_seconds)
 
     def _pieces(self, copies: Copies, journals: Journals) -> Pieces:
         if not self._learns:
@@ -201,7 +204,7 @@ class _Simulate:
         batches = build_batches(self._spec, dataset, UnreadableList(self._spec.unreadable).add)
         computation = build_computation(self._spec, dataset, batches.batch)
         vectors: Vectors = SharedVectors(self._spec.bounds, computation, copies)
-        if self._spec.program.steps_in_place or self._spec.faults:
+        if self._spec.program.steps_in_place or self._spec.faults or self._spec.cluster.replicas:
             vectors = OwnVectors(self._spec.layout.size, computation)
         self._trace = Trace(vectors, self._spec.elements[0], self._config.run.seed)
         if advisor.measurable(self._config):

@@ -163,7 +163,7 @@ class Replica:
 
     @property
     def number(self) -> int:
-        """Of the last Forward."""
+        """Of the last Forward that was made, or handled."""
         return self._number
 
     def _heard(self, now: float, message: Forwarded) -> Outbox:

@@ -120,13 +120,13 @@ def _fault(draws: Draws) -> Fault:
     )
 
 
-def run(seed: int) -> Ran:
+def run(seed: int, kind: type[CrashingSimulation] = CrashingSimulation) -> Ran:
     """Let the schedule of this seed take place, to its end."""
-    return carried_out(drawn(seed))
+    return carried_out(drawn(seed), kind)
 
 
-def carried_out(chosen: Scheduled) -> Ran:
-    """Let this schedule take place, to its end."""
+def carried_out(chosen: Scheduled, kind: type[CrashingSimulation] = CrashingSimulation) -> Ran:
+    """Let this schedule take place, to its end. `kind`: of simulation."""
     spec = chosen.spec
     seed = spec.plan.seed
     shards = [Address(Role.SHARD, shard) for shard in range(spec.layout.shards)]
@@ -142,7 +142,7 @@ def carried_out(chosen: Scheduled) -> Ran:
         journals[Address(Role.SHARD, shard.index)].append(shard.opened(0.0))
     journals[LEDGER].append(pieces.ledger.opened(0.0))
     journals[AVERAGER].append(pieces.averager.opened(0.0))
-    simulation = CrashingSimulation(
+    simulation = kind(
         pieces,
         ClusterModel(chosen.model, seed),
         spec.cluster.workers,
@@ -256,7 +256,7 @@ def _check_staleness(shard: int, journal: Records, told: dict[int, int]) -> None
         match record:
             case ShardOpened():
                 del found[record.version :]
-                read = dict(saved[record.snapshot])
+                read = read if record.promoted else dict(saved[record.snapshot])
             case ShardSaved():
                 saved[record.snapshot] = dict(read)
             case PushHandled(outcome=Outcome.APPLIED):

@@ -234,6 +234,19 @@ def test_whoever_is_killed_in_virtual_time_comes_back_and_nothing_is_lost(tmp_pa
     assert replay(tmp_path / "run").verdict == "identical"
 
 
+@pytest.mark.parametrize("gradients", ["real", "none"])
+def test_a_shard_with_a_standby_is_killed_in_virtual_time_and_nothing_of_it_is_lost(
+    tmp_path: Path, gradients: str
+) -> None:
+    file = planned(tmp_path, '[[fault]]\nactor = "shard"\ndo = "kill"\nevent = 12\n')
+    values = {"cluster__faults": file, "cluster__replicas": 1, "simulate__gradients": gradients}
+    assert simulated(tmp_path / "run", **values)["faults"] == {"kill": 2}
+    found = verify(tmp_path / "run")
+    assert (found.verdict, found.problems) == ("exactly once", ())
+    assert [count.undone for count in found.shards] == [0, 0]
+    assert replay(tmp_path / "run").verdict == "identical"
+
+
 def test_what_cannot_be_simulated_is_refused(tmp_path: Path) -> None:
     file = planned(tmp_path, '[[fault]]\nactor = "host-0"\ndo = "drop"\nevent = 3\n')
     message = "--faults: got 'host-0', expected worker: a simulated worker has a host of its own"

@@ -1,0 +1,175 @@
+"""Doubles: shards with standbys in virtual time (see ps.standby). A shard that is killed is missed after
+SUCCESSION_SECONDS; then its standby goes on, and another is brought up as soon as a process would be. One whose standby
+is not in step comes back as without.
+
+What a shard forwards takes as long as what it is sent. Standbys are not killed themselves.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+from cluster.crashes import RESTART_SECONDS, SNAPSHOT_SECONDS, CrashingSimulation, Kept
+from cluster.faults import FaultPlan
+from cluster.mishaps import CALL_SECONDS
+from cluster.model import ClusterModel
+from cluster.pieces import Pieces
+from cluster.simulated import Actor
+from ps.journal import Record
+from ps.messages import JOURNAL, Address, Exchange, Exchanged, Forward, Message, Refused, Role
+from ps.shard import Outbox
+from ps.standby import Replica, Seed, Standing, records_handled
+
+SUCCESSION_SECONDS = 0.5
+LOOK_SECONDS = 0.01  # until a snapshot is tried again that would hold what the standby does not
+
+
+class DoubledSimulation(CrashingSimulation):
+    """One simulated run whose shards have standbys. Arguments as of CrashingSimulation."""
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        model: ClusterModel,
+        workers: int,
+        plan: FaultPlan,
+        anew: Callable[[], Pieces],
+        max_seconds: float = 0.0,
+        call_seconds: float = CALL_SECONDS,
+        restart_seconds: float = RESTART_SECONDS,
+        snapshot_seconds: float = SNAPSHOT_SECONDS,
+    ) -> None:
+        super().__init__(
+            pieces, model, workers, plan, anew, max_seconds, call_seconds, restart_seconds, snapshot_seconds
+        )
+        self._leaders: dict[Address, Replica] = {}
+        self._standbys: dict[Address, Replica] = {}
+        self._written: dict[Address, Kept] = {}
+        self._requests: dict[Address, dict[tuple[int, int], list[tuple[Exchange, bool]]]] = {}  # not answered yet
+        for actor, shard in zip(self._shards, pieces.shards, strict=True):
+            actor.recorder = self._written[actor.address] = Kept(actor.recorder)
+            self._lead(actor, Replica(shard))
+            self._bring_up(actor)
+
+    def _lead(self, actor: Actor, replica: Replica) -> None:
+        address = actor.address
+        self._leaders[address] = self._machines[address] = replica
+        requests = self._requests[address] = defaultdict(list)
+
+        def handle(now: float, message: Message) -> Outbox:
+            if isinstance(message, Exchange):  # the answer may come with that to another one
+                requests[message.worker, message.number].append((message, self._muted))
+            return replica.handle(now, message)
+
+        actor.handle = handle
+
+    def _answer(self, sender: Actor, request: Message, worker: int, answer: Message) -> None:
+        if not isinstance(answer, Exchanged | Refused):
+            super()._answer(sender, request, worker, answer)
+            return
+        now_muted = self._muted
+        request, self._muted = self._requests[sender.address][worker, answer.number].pop(0)
+        super()._answer(sender, request, worker, answer)
+        self._muted = now_muted
+
+    # --- what goes between the two -----------------------------------------------------------------------------------
+
+    def _send(self, to: Address, message: Message) -> None:
+        if not isinstance(message, Forward):
+            super()._send(to, message)
+            return
+        actor = self._shards[to.index]
+        pushed = isinstance(message.message, Exchange) and message.message.push is not None
+        seconds = actor.vector_seconds if pushed else self._latency_seconds
+        standby = self._standbys[actor.address]
+        self._agenda.after(seconds, self._forwarded, (actor, self._leaders[actor.address], standby, message))
+
+    def _forwarded(self, what: tuple[Actor, Replica, Replica, Forward]) -> None:
+        actor, leader, standby, message = what
+        if standby is self._standbys.get(actor.address):
+            self._said(actor, leader, standby.handle(self.now, message))
+
+    def _follow(self, what: tuple[Actor, Replica, Replica, Seed]) -> None:
+        actor, leader, standby, seed = what
+        if standby is self._standbys.get(actor.address):
+            self._said(actor, leader, standby.follow(seed))
+
+    def _said(self, actor: Actor, leader: Replica, outbox: Outbox) -> None:
+        for _, item in outbox:
+            self._agenda.after(self._latency_seconds, self._hear, (actor, leader, cast("Message", item)))
+
+    def _hear(self, what: tuple[Actor, Replica, Message]) -> None:
+        """A standby's word reaches the one that leads, if it still does."""
+        actor, leader, message = what
+        if (until := self._still.get(str(actor.address), 0.0)) > self.now:
+            self._agenda.after(until - self.now, self._hear, what)
+        elif leader is self._leaders[actor.address] and actor.address not in self._down:
+            self._say_as(actor, leader.handle(self.now, message))
+
+    def _say_as(self, actor: Actor, outbox: Outbox) -> None:
+        """What comes of something else than a message that was sent in virtual time."""
+        if records := [cast("Record", item) for to, item in outbox if to == JOURNAL]:
+            actor.recorder.write(records)
+        for to, item in outbox:
+            if to.role is Role.WORKER:
+                self._answer(actor, cast("Message", item), to.index, cast("Message", item))
+            elif to != JOURNAL:
+                self._send(to, cast("Message", item))
+
+    # --- losses ------------------------------------------------------------------------------------------------------
+
+    def _bring_up(self, actor: Actor) -> None:
+        if actor.address in self._down or actor.address in self._standbys:
+            return
+        standby = Replica(self._anew().shards[actor.address.index], leads=False)
+        self._standbys[actor.address] = standby
+        leader = self._leaders[actor.address]
+        seed, outbox = leader.seed(self.now)
+        self._agenda.after(actor.vector_seconds, self._follow, (actor, leader, standby, seed))
+        self._say_as(actor, outbox)
+
+    def _away_seconds(self, actor: Actor) -> float:
+        standby = self._standbys.get(actor.address)
+        in_step = standby is not None and standby.standing is Standing.IN_STEP
+        return SUCCESSION_SECONDS if in_step else super()._away_seconds(actor)
+
+    def _crash(self, actor: Actor) -> None:
+        super()._crash(actor)
+        if actor.address.role is Role.SHARD:
+            waiting = self._requests[actor.address]
+            lost = [request for requests in waiting.values() for request, _ in requests]
+            waiting.clear()
+            for request in lost:
+                self._lost(actor, request)
+
+    def _come_back(self, actor: Actor) -> None:
+        address = actor.address
+        if address.role is not Role.SHARD:
+            super()._come_back(actor)
+            return
+        standby = self._standbys.pop(address, None)
+        recorded = records_handled(self._written[address].records)
+        if standby is None or standby.standing is not Standing.IN_STEP:
+            super()._come_back(actor)
+            shard = self._pieces.shards[address.index]
+            self._lead(actor, Replica(shard, written=recorded))
+            self._bring_up(actor)
+            return
+        self._down.discard(address)
+        outbox = standby.succeed(self.now, recorded)
+        self._openings[address] = (*self._openings[address], standby.shard.version)
+        self._lead(actor, standby)
+        shards = [standby.shard if each.index == address.index else each for each in self._pieces.shards]
+        self._pieces = replace(self._pieces, shards=shards)
+        self._say_as(actor, outbox)
+        self._agenda.after(self._restart_seconds, self._bring_up, actor)
+
+    def _save(self, what: tuple[int, Address]) -> None:
+        leader = self._leaders.get(what[1])
+        if leader is not None and leader.holds_back(leader.number):
+            self._agenda.after(LOOK_SECONDS, self._save, what)
+        else:
+            super()._save(what)
