@@ -7,7 +7,6 @@ What a shard forwards takes as long as what it is sent. Standbys are not killed 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
@@ -48,7 +47,7 @@ class DoubledSimulation(CrashingSimulation):
         self._leaders: dict[Address, Replica] = {}
         self._standbys: dict[Address, Replica] = {}
         self._written: dict[Address, Kept] = {}
-        self._requests: dict[Address, dict[tuple[int, int], list[tuple[Exchange, bool]]]] = {}  # not answered yet
+        self._requests: dict[Address, dict[tuple[int, int], tuple[Exchange, bool]]] = {}  # not answered yet
         for actor, shard in zip(self._shards, pieces.shards, strict=True):
             actor.recorder = self._written[actor.address] = Kept(actor.recorder)
             self._lead(actor, Replica(shard))
@@ -57,11 +56,12 @@ class DoubledSimulation(CrashingSimulation):
     def _lead(self, actor: Actor, replica: Replica) -> None:
         address = actor.address
         self._leaders[address] = self._machines[address] = replica
-        requests = self._requests[address] = defaultdict(list)
+        requests: dict[tuple[int, int], tuple[Exchange, bool]] = {}
+        self._requests[address] = requests
 
         def handle(now: float, message: Message) -> Outbox:
             if isinstance(message, Exchange):  # the answer may come with that to another one
-                requests[message.worker, message.number].append((message, self._muted))
+                requests[message.worker, message.number] = message, self._muted
             return replica.handle(now, message)
 
         actor.handle = handle
@@ -71,7 +71,7 @@ class DoubledSimulation(CrashingSimulation):
             super()._answer(sender, request, worker, answer)
             return
         now_muted = self._muted
-        request, self._muted = self._requests[sender.address][worker, answer.number].pop(0)
+        request, self._muted = self._requests[sender.address].pop((worker, answer.number))
         super()._answer(sender, request, worker, answer)
         self._muted = now_muted
 
@@ -140,7 +140,7 @@ class DoubledSimulation(CrashingSimulation):
         super()._crash(actor)
         if actor.address.role is Role.SHARD:
             waiting = self._requests[actor.address]
-            lost = [request for requests in waiting.values() for request, _ in requests]
+            lost = [request for request, _ in waiting.values()]
             waiting.clear()
             for request in lost:
                 self._lost(actor, request)

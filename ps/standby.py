@@ -133,6 +133,8 @@ class Replica:
     # --- the one that leads ------------------------------------------------------------------------------------------
 
     def _lead(self, now: float, message: _Changing) -> Outbox:
+        if isinstance(message, Exchange) and self._held:
+            self._withdraw(message)
         outbox = self.shard.handle(now, message)
         if self.standing is Standing.ALONE:
             self._count(outbox)
@@ -142,6 +144,13 @@ class Replica:
         forward = self._forward(now, message)
         self._held.append((self._number, self.shard.version, outbox))
         return [*self._released(), (self._standby, forward)]
+
+    def _withdraw(self, again: Exchange) -> None:
+        """An exchange is asked for again: an answer to the first time that is held back belongs to other weights."""
+        asker = Address(Role.WORKER, again.worker)
+        for at, (number, version, outbox) in enumerate(self._held):
+            kept = [each for each in outbox if each[0] != asker or getattr(each[1], "number", -1) != again.number]
+            self._held[at] = number, version, kept
 
     def _forward(self, now: float, message: _Changing | None) -> Forward:
         self._number += 1

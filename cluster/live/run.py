@@ -96,6 +96,11 @@ class LiveRun:
         """What follows if some machine does not share the run directory."""
         if self._site.apart and self._again:
             raise BadInput(f"run: got {self._spec.folder}, which some machine does not see; expected a shared one")
+        if self._site.apart and self._spec.cluster.replicas:
+            raise BadInput(
+                f"cluster.replicas: got 1 and {self._spec.folder}, which some machine does not see; expected a shared "
+                "run directory (a standby goes on in its shard's journal), or 0"
+            )
         if self._site.apart:
             self._site.notes.append("the machines do not share the run directory, so there are no snapshots")
 

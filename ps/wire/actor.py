@@ -256,7 +256,10 @@ class Actor:
         for to, item in outbox:
             if to == JOURNAL:
                 continue
-            future = self._asked.get((to, _number(item)))
+            asker = to, _number(item)
+            future = self._asked.get(asker)
+            if self._routes and any(_asker(message) == asker for message, _ in self._arrived):
+                continue  # it was asked for again, and this answer, which was held back, is of the first time
             if future is not None and not future.done():
                 future.set_result(item)  # type: ignore[arg-type]  # what goes to anyone else is a message
             elif to.role in self._routes:

@@ -67,7 +67,7 @@ class Paired(Forgetful):
         self.leaders: list[Replica] = []
         self.standbys: dict[int, Replica] = {}
         self.zombies: list[Replica] = []
-        self.mail: dict[tuple[int, int, int], list[Exchange]] = {}
+        self.mail: dict[tuple[int, int, int], Exchange] = {}
         super().__init__(seed, shards, consistency or ConsistencySettings())
         self.leaders = [Replica(shard) for shard in self.shards]
         for index in range(shards):
@@ -98,7 +98,7 @@ class Paired(Forgetful):
 
     def ask(self, replica: Replica, message: Message) -> None:
         if isinstance(message, Exchange):
-            self.mail.setdefault((id(replica), message.worker, message.number), []).append(message)
+            self.mail[id(replica), message.worker, message.number] = message
         try:
             self.said(replica, replica.handle(self.now, message))
         except ValueError:
@@ -141,7 +141,7 @@ class Paired(Forgetful):
                 self.flying.append(Sent(to, cast(Message, item)))
 
     def answer(self, replica: Replica, to: Address, item: Exchanged | Refused) -> None:
-        message = self.mail[id(replica), to.index, item.number].pop(0)
+        message = self.mail.pop((id(replica), to.index, item.number))
         index = replica.shard.index
         if isinstance(item, Refused):
             self.flying.append(Sent(to, item))

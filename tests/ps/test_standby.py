@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from ps.journal import PullHandled, PushHandled, Record, ShardOpened, ShardSaved
 from ps.layout import Segment
@@ -125,6 +126,20 @@ def test_what_is_refused_and_what_is_pulled_is_forwarded_too_and_no_buffer_of_a_
     assert [type(each) for each in answers(infinite)] == [Refused]
     assert standby.shard.refused == 2
     assert torch.equal(pull.weights_N, torch.full((N,), 7.0))
+    assert alike(leader, standby)
+
+
+def test_an_exchange_that_is_asked_for_again_is_answered_with_the_weights_that_it_was_filled_with() -> None:
+    """The first answer is still held back when the second call comes, and another update lies between them."""
+    leader, standby = pair()
+    held = leader.handle(1.0, push(0)) + leader.handle(1.0, replace(push(1), worker=1))
+    again = push(0)
+    out = passed(standby, leader, held + leader.handle(2.0, again))
+    told = [answer for answer in answers(out) if isinstance(answer, Exchanged) and answer.number == again.number]
+    assert [(answer.outcome, answer.reading.version) for answer in told] == [(Outcome.DUPLICATE, 2)]
+    assert again.weights_N is not None
+    assert torch.equal(again.weights_N, leader.shard._w_N)
+    assert [type(record) for record in records(out)] == [PushHandled] * 3
     assert alike(leader, standby)
 
 
