@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from distbelief import cli
 from distbelief.config import Config
@@ -180,6 +181,17 @@ def test_a_restore_takes_back_what_came_after_its_snapshot(run: Path) -> None:
     found = verify(write(run, WHOLE | {"shard-0": restored}))
     assert found.verdict == "exactly once"
     assert found.shards[0].undone == 2
+
+
+@pytest.mark.parametrize(("version", "verdict"), [(3, "exactly once"), (2, "broken")])
+def test_a_standby_goes_on_with_all_that_its_shard_had(run: Path, version: int, verdict: str) -> None:
+    first, *rest = WHOLE["shard-0"]
+    heir = replace(opened(0, version), incarnation=1, promoted=True)
+    write(run, WHOLE | {"shard-0": [first, *rest[:3], heir, *rest[version:]]})
+    found = verify(run)
+    assert found.verdict == verdict
+    if verdict == "broken":
+        assert "shard 0: its standby went on at version 2 after 3: not the same" in found.problems
 
 
 def test_missing_journals_are_one_clear_line(run: Path) -> None:

@@ -20,6 +20,7 @@ from ps.wire.files import (
     journals,
     read_journal,
     run_of,
+    take_over,
     write_whole,
 )
 
@@ -85,6 +86,23 @@ def test_a_journal_is_never_written_over(path: Path) -> None:
     with pytest.raises(FileExistsError):
         JournalWriter(path, "run-2", "shard-0")
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("torn", [0, 3])
+def test_a_journal_that_is_taken_over_is_not_what_its_first_writer_writes_to(path: Path, torn: int) -> None:
+    zombie = JournalWriter(path, "run-1", "shard-0", again=True)
+    zombie.write([SampleSent(9.0, 1)])
+    os.truncate(path, path.stat().st_size - torn)
+    end, count = take_over(path, (PullHandled, SampleSent))
+    zombie.write([SampleSent(9.5, 2)])
+    assert count == len(RECORDS) + (not torn)
+    heir = JournalWriter(path, "run-1", "shard-0", again=True, end=end)
+    heir.write([SampleSent(10.0, 3)])
+    zombie.close()
+    heir.close()
+    assert list(read_journal(path)) == [*RECORDS, *([] if torn else [SampleSent(9.0, 1)]), SampleSent(10.0, 3)]
+    assert take_over(path, (SampleSent,))[1] == 1 + (not torn), "of these kinds only"
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 # --- crashes ---------------------------------------------------------------------------------------------------------
