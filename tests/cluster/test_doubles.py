@@ -18,7 +18,7 @@ from ps.snapshot import encode
 from ps.standby import Standing
 from tests.cluster.schedules import MODES, Ran, carried_out, check, drawn, run
 
-FAST_SEEDS = 40
+FAST_SEEDS = 25
 FIRST_SEED = int(os.environ.get("DISTBELIEF_FIRST_SEED", "1000"))
 SEEDS = int(os.environ.get("DISTBELIEF_SEEDS", "1000"))
 FIRST = Address(Role.SHARD, 0)
