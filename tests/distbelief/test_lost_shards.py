@@ -26,7 +26,7 @@ from tests.distbelief.test_lost_processes import assert_nothing_is_left, assert_
 SHARDS = 2
 OPTIONS = ["--replicas", "1", "--workers", "4", "--set", "cluster.turns=2", "--set", "snapshot.every_seconds=5"]
 KILLS = int(os.environ.get("DISTBELIEF_SHARD_KILLS", "50"))  # in the long version
-KILLS_PER_RIDE = 10
+KILLS_PER_RIDE, EPOCHS_PER_KILL = 10, 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def test_shards_with_standbys_are_killed_again_and_again(tmp_path: Path, capsys:
         folder = tmp_path / str(number)
         folder.mkdir()
         kills = min(KILLS_PER_RIDE, KILLS - first)
-        options = [*OPTIONS, "--epochs", "70", "--seed", str(number)]
+        options = [*OPTIONS, "--epochs", str(EPOCHS_PER_KILL * kills), "--seed", str(number)]
         before = temporaries(folder)
         made = ride(folder, number, ["shard"] * kills, options, in_step)
         assert len(made.kills) == kills, "the run was over before"
