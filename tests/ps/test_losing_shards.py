@@ -18,7 +18,6 @@ from ps.corrections import Correction, DelayCompensation
 from ps.journal import PullHandled, PushHandled, Record, ShardOpened
 from ps.messages import (
     JOURNAL,
-    LEDGER,
     Address,
     Exchange,
     Exchanged,
@@ -35,7 +34,7 @@ from ps.shard import Outbox, Shard
 from ps.snapshot import decode, encode
 from ps.standby import Replica, Seed, Standing, records_handled
 from ps.states import ShardState
-from tests.ps.test_exactly_once import MODES, Pull, Sent, Worker
+from tests.ps.test_exactly_once import MODES, Pull, Sent
 from tests.ps.test_lost_memory import Forgetful, check
 
 MOST_LOSSES = 8
@@ -212,13 +211,6 @@ class Paired(Forgetful):
         assert self.shards[index].incarnation == old.shard.incarnation + 1
         self.leaders[index] = Replica(self.shards[index], written=records_handled(self.journals[address]))
         self.bring_up(index)
-
-    def crash_shard(self, address: Address) -> None:
-        super().crash_shard(address)
-
-    def lose(self, worker: Worker) -> None:
-        del self.workers[worker.index]
-        self.handle(Sent(LEDGER, WorkerLost(worker.index)))
 
 
 def check_pairs(cluster: Paired) -> None:
