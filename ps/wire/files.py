@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import struct
+import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -244,7 +245,7 @@ def write_whole(path: Path, data: bytes | Sequence[memoryview], mode: int = 0o64
     """Write a file, in one piece or several, that is there whole or not at all: temporary name, fsync, rename, fsync of
     the folder.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         with os.fdopen(file, "wb") as stream:

@@ -56,7 +56,7 @@ class Found:
 
 
 def next_number(folder: Path) -> int:
-    """A number that no set has had so far, whole or not."""
+    """A number that no set has had so far, whole or withdrawn."""
     return max((int(path.name) for path in folder.glob("[0-9]*")), default=0) + 1
 
 
@@ -79,14 +79,19 @@ def publish(folder: Path, manifest: Manifest, keep: int) -> None:
     for old in sorted(folder.glob("[0-9]*")):
         if int(old.name) < oldest:
             withdraw(folder, int(old.name))
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def withdraw(folder: Path, number: int) -> None:
-    """Remove what there is of this set; it stops being one first."""
+    """Remove what there is of this set; it stops being one first. Its number stays used: what is still being written
+    for it must not get into another set.
+    """
     path = _of(folder, number)
     with suppress(OSError):
+        path.mkdir(parents=True, exist_ok=True)
         (path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
+        for file in path.iterdir():
+            file.unlink(missing_ok=True)
 
 
 def manifests(folder: Path) -> Iterator[Manifest | str]:

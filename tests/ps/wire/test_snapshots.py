@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
 from ps.states import AveragerState, SliceState, Stretch
 from ps.streams import numpy_stream
+from ps.wire.files import write_whole
 from ps.wire.snapshots import Manifest, manifests, newest, next_number, publish, withdraw, write_state
 
 ACTORS = ("averager", "other")
@@ -63,6 +67,37 @@ def test_a_set_that_was_withdrawn_is_gone(tmp_path: Path) -> None:
     withdraw(tmp_path, 2)
     withdraw(tmp_path, 7)
     assert found(tmp_path) == (1, ())
+    assert sorted(path.name for path in tmp_path.rglob("*.state")) == ["averager.state", "other.state"]
+
+
+def test_what_is_written_late_for_a_set_that_was_withdrawn_harms_no_other(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    write_state(tmp_path, 2, "averager", state(2))
+    withdraw(tmp_path, 2)
+    withdraw(tmp_path, 3)  # nothing of it was there yet
+    number = next_number(tmp_path)
+    write(tmp_path, number)
+    for late in (2, 3):
+        write_state(tmp_path, late, "averager", state(0))
+    assert found(tmp_path) == (number, ())
+    write(tmp_path, number + 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:06}", f"{number + 1:06}"]
+
+
+def test_two_that_write_one_file_at_once_do_not_mix(tmp_path: Path) -> None:
+    """Each has a file of its own until it is whole: here the second begins and ends in the middle of the first."""
+    path = tmp_path / "averager.state"
+
+    def pieces() -> Iterator[memoryview]:
+        yield memoryview(b"first ")
+        other = threading.Thread(target=write_whole, args=(path, b"the other"))
+        other.start()
+        other.join()
+        assert path.read_bytes() == b"the other"
+        yield memoryview(b"second")
+
+    write_whole(path, cast(Sequence[memoryview], pieces()))
+    assert path.read_bytes() == b"first second"
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 8, 39, 40, 47, 48, 60, *numpy_stream(0, "cuts").integers(60, 190, 20)])
