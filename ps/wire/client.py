@@ -290,10 +290,18 @@ class Loop:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name=name, daemon=True)
         self._thread.start()
+        self._lock = threading.Lock()  # of whether it takes anything more
+        self._closed = False
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run on the loop, wait for the result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+        """Run on the loop, wait for the result. Raises RuntimeError if it is closed."""
+        with self._lock:
+            if not self._closed:
+                future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+            else:
+                coroutine.close()
+                raise RuntimeError("got a call to a loop that is closed")
+        return future.result()
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a plain function on the loop's thread."""
@@ -313,7 +321,9 @@ class Loop:
             await asyncio.gather(*rest, return_exceptions=True)
             await asyncio.get_running_loop().shutdown_asyncgens()
 
-        self.run(cancel())
+        with self._lock:
+            self._closed = True  # so all that was taken is there to be cancelled
+        asyncio.run_coroutine_threadsafe(cancel(), self.loop).result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()

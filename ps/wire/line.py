@@ -21,6 +21,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
+from time import monotonic  # noqa: TID251 -- strangers have one deadline for all that they say
 from typing import TYPE_CHECKING
 
 import grpc
@@ -40,6 +41,7 @@ HEAR_OUT_SECONDS = 2.0
 HEAD_BYTES = 1 << 20  # of an envelope, at most
 PIECE = 4 * NOISE  # elements
 LENGTH_BYTES = 4
+SEND_BYTES = 1 << 20  # in one call, at most: TLS does not return before all of them are gone
 
 Carrying = Exchange | Sample | Read | Forward
 
@@ -67,7 +69,9 @@ class Line:
 
     def send(self, *parts: bytes | memoryview) -> None:
         for part in parts:
-            self._connection.sendall(part)
+            view = memoryview(part)
+            while view:  # sendall would be patient once for all of it
+                view = view[self._connection.send(view[:SEND_BYTES]) :]
 
     def send_vector(self, vector_N: Tensor, narrow: Callable[[Tensor], Tensor] | None) -> None:
         """`narrow`: what a piece becomes on its way, at a multiple of NOISE; None: it travels as it is."""
@@ -111,6 +115,22 @@ class Line:
             self._connection, server_side=name is None, server_hostname=name, do_handshake_on_connect=False
         )
         self._connection.do_handshake()
+
+    def opening(self, count: int, seconds: float, context: ssl.SSLContext | None) -> bytes:
+        """The first bytes that come, after TLS's own if there is a context; all of that within so many seconds."""
+        deadline = monotonic() + seconds
+        self.patient(seconds)
+        if context is not None:
+            self.secure(context)
+        data = b""
+        while len(data) < count:
+            if (left := deadline - monotonic()) <= 0:
+                raise TimeoutError(f"got {len(data)} of {count} bytes within {seconds:g} s")
+            self.patient(left)
+            if not (more := self._connection.recv(count - len(data))):
+                raise EOFError
+            data += more
+        return data
 
     def patient(self, seconds: float | None) -> None:
         """How long a call may wait for bytes to move."""

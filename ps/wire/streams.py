@@ -52,10 +52,10 @@ class StreamServer:
         self._proof = proof(token)
         self._check, self._carry, self._stranger = check, carry, stranger
         self._context = None if identity is None else identity.server_context()
-        self._unproved = threading.BoundedSemaphore(STRANGERS_AT_ONCE)
+        self._unproved: dict[Line, None] = {}  # the oldest first
         self._moving = threading.BoundedSemaphore(MOVING_AT_ONCE)
         self._lines: dict[Line, threading.Thread] = {}
-        self._lock = threading.Lock()  # of the lines, and of whether there may be more
+        self._lock = threading.Lock()  # of all lines, and of whether there may be more
         self._stopped = False
 
     def start(self, host: str) -> int:
@@ -87,9 +87,6 @@ class StreamServer:
                 if self._stopped:
                     return
                 continue  # the other end was gone already
-            if not self._unproved.acquire(blocking=False):
-                connection.close()
-                continue
             line = Line(connection)
             thread = threading.Thread(
                 target=self._serve, args=(line, address[0]), name="distbelief-stream", daemon=True
@@ -98,18 +95,22 @@ class StreamServer:
                 if self._stopped:
                     line.close()
                     return
+                if len(self._unproved) == STRANGERS_AT_ONCE:
+                    oldest = next(iter(self._unproved))
+                    del self._unproved[oldest]
+                    oldest.break_off()  # whoever has the token says so at once
+                self._unproved[line] = None
                 self._lines[line] = thread
                 thread.start()
 
     def _serve(self, line: Line, address: str) -> None:
         try:
             try:
-                line.patient(HELLO_SECONDS)
-                if self._context is not None:
-                    line.secure(self._context)
-                known = hmac.compare_digest(line.exactly(len(self._proof)), self._proof)
+                said = line.opening(len(self._proof), HELLO_SECONDS, self._context)
             finally:
-                self._unproved.release()
+                with self._lock:
+                    self._unproved.pop(line, None)
+            known = hmac.compare_digest(said, self._proof)
             if known:
                 self._exchanges(line)
             else:

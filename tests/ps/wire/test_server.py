@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -659,6 +661,26 @@ def test_stopping_ends_waiting_calls_and_closes_the_journal(world: World) -> Non
     assert len(list(read_journal(world.folder / f"ledger{SUFFIX}"))) == 3
     with pytest.raises(OSError, match="Bad file descriptor"):
         server._actor._journal.write([PullHandled(0.0, 0, 0, 0)])
+
+
+def test_a_call_to_a_loop_that_is_closing_comes_back() -> None:
+    """Whoever calls while another closes it is answered or told; nobody waits for ever."""
+    for _ in range(100):
+        loop, ended = Loop("test-loop"), threading.Event()
+
+        def call(loop: Loop = loop, ended: threading.Event = ended) -> None:
+            with suppress(RuntimeError, CancelledError):
+                while True:
+                    loop.call(lambda: None)
+            ended.set()
+
+        thread = threading.Thread(target=call, name="test-caller", daemon=True)
+        thread.start()
+        loop.close()
+        assert ended.wait(SECONDS)
+        thread.join()
+    with pytest.raises(RuntimeError, match="a loop that is closed"):
+        loop.call(lambda: None)
 
 
 def test_a_server_that_never_listened_stops_too(world: World) -> None:

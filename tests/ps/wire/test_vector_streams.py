@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 import pytest
 import torch
@@ -19,9 +20,10 @@ from ps.wire import tls
 from ps.wire.client import Peer
 from ps.wire.codec import to_envelope
 from ps.wire.files import SUFFIX, JournalWriter
-from ps.wire.line import HEAD_BYTES, headed, proof
+from ps.wire.line import HEAD_BYTES, SEND_BYTES, Line, headed, proof
 from ps.wire.server import Gate, MachineServer
 from ps.wire.stream_pool import StreamClient
+from ps.wire.streams import STRANGERS_AT_ONCE
 from tests.ps.wire.test_server import SECONDS, SHARD, TOKEN_HERE, N, World, draw, exchange, shard, unchanged, world
 
 __all__ = ["world"]  # a fixture
@@ -149,6 +151,65 @@ def test_what_is_refused_says_why(served: tuple[World, Shard]) -> None:
 
 
 # --- what is not let in -----------------------------------------------------------------------------------------------
+
+
+def test_silent_strangers_keep_nobody_out(served: tuple[World, Shard]) -> None:
+    world, _ = served
+    strangers = [connect(world) for _ in range(STRANGERS_AT_ONCE)]
+    there = peer(world)
+    assert isinstance(world.loop.run(there.exchange(exchange(1, 0), SECONDS)), Exchanged)
+    assert len(there._streams._idle) == 1, "it went by a stream"
+    assert heard(strangers[0]) == b"", "who has been silent longest had to go"
+    world.loop.run(there.close())
+    for stranger in strangers:
+        stranger.close()
+
+
+class Scripted:
+    """A connection that takes and gives only so many bytes at a time, and waits a second for each."""
+
+    def __init__(self, most: int, said: bytes = b"") -> None:
+        self.most, self.left, self.taken = most, said, b""
+        self.seconds = 0.0
+        self.patience: list[float | None] = []
+        self.sent: list[int] = []
+
+    def setsockopt(self, *_: int) -> None:
+        """It has none."""
+
+    def settimeout(self, seconds: float | None) -> None:
+        self.patience.append(seconds)
+
+    def send(self, view: memoryview) -> int:
+        self.sent.append(len(view))
+        self.taken += view[: self.most]
+        return min(self.most, len(view))
+
+    def recv(self, count: int) -> bytes:
+        self.seconds += 1.0
+        got, self.left = self.left[: min(count, self.most)], self.left[min(count, self.most) :]
+        return got
+
+
+def test_a_slow_link_has_time_for_every_part_of_a_message() -> None:
+    """A deadline is for one call of send, so no call is given the whole."""
+    connection = Scripted(1000)
+    data = bytes(range(256)) * (SEND_BYTES // 256 + 2)
+    Line(cast(socket.socket, connection)).send(data, b"", b"the end")
+    assert connection.taken == data + b"the end"
+    assert max(connection.sent) == SEND_BYTES
+
+
+def test_who_proves_itself_byte_by_byte_has_one_deadline_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Scripted(1, bytes(32))
+    monkeypatch.setattr("ps.wire.line.monotonic", lambda: connection.seconds)
+    line = Line(cast(socket.socket, connection))
+    with pytest.raises(TimeoutError, match="got 10 of 32 bytes within 10 s"):
+        line.opening(32, 10.0, None)
+    assert connection.patience == [10.0, *(float(left) for left in range(10, 0, -1))]
+    connection.seconds, connection.most = 0.0, 8
+    connection.left = b"12345678" * 4
+    assert line.opening(32, 10.0, None) == b"12345678" * 4
 
 
 @pytest.mark.parametrize("hello", [b"", proof("another run's token"), proof(TOKEN_HERE)[:-1], bytes(32), b"GET / HTTP"])
