@@ -83,7 +83,7 @@ def staleness(
     debug: bool,
     **given: Any,
 ) -> int:
-    """Run a grid of simulated runs: results.csv and report.html.
+    """Run a grid of simulated runs: results.csv, report.html, figures as SVG.
 
     EXPERIMENT is a TOML file or one of --list; options beat it, and make a
     grid of their own without it: small networks on the digits, seconds per

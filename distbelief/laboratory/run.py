@@ -32,10 +32,11 @@ from distbelief.laboratory.experiment import EXPERIMENT, Cell, Experiment, Grid,
 from distbelief.laboratory.page import laboratory_page
 from distbelief.laboratory.pool import in_processes
 from distbelief.laboratory.results import Result, table
+from distbelief.report.pictures import write_pictures
 from ps.errors import BadInput
 from ps.wire.files import write_whole
 
-CELLS, RESULTS, REPORT, LOCK = "cells", "results.csv", "report.html", ".lock"
+CELLS, RESULTS, REPORT, FIGURES, LOCK = "cells", "results.csv", "report.html", "figures", ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def staleness_command(experiment: str, axes: Grid, settings: Mapping[str, object
     click.echo(f"cells    {len(results)}, {sum(result.diverged for result in results)} of them diverged")
     if best is not None:
         click.echo(f"best     top-1 error {100 * best.error:.2f} %: {best.cell.name}")
-    click.echo(f"results  {out / RESULTS}\nreport   {out / REPORT}")
+    click.echo(f"results  {out / RESULTS}\nreport   {out / REPORT}, its figures as SVG in {out / FIGURES}")
     return 0
 
 
@@ -83,7 +84,7 @@ def list_command() -> int:
 
 
 def run(experiment: Experiment, out: Path, address: str = "") -> list[Result]:
-    """Run the cells of an experiment that are not finished, and write results.csv and report.html.
+    """Run the cells of an experiment that are not finished; write results.csv, report.html, and its figures as files.
 
     Args:
         out: Directory, made if it is not there.
@@ -114,7 +115,9 @@ def run(experiment: Experiment, out: Path, address: str = "") -> list[Result]:
                 counter.show(len(results), len(cells))
         ordered = [results[cell.name] for cell in cells]
         write_whole(out / RESULTS, table(ordered).encode())
-        write_whole(out / REPORT, laboratory_page(experiment, ordered, out.resolve()).encode())
+        page = laboratory_page(experiment, ordered, out.resolve())
+        write_whole(out / REPORT, page.encode())
+        write_pictures(page, out / FIGURES)
         return ordered
 
 

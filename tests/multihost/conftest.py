@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import sysconfig
@@ -31,6 +32,13 @@ chmod +x ~/.distbelief/env/bin/ray; }}"""
 _INSTALL = """{python} -m pip --python ~/.distbelief/env/bin/python install --quiet --no-index --no-deps \
 --no-build-isolation --force-reinstall \
 "$(ls -t ~/.distbelief/package/*.whl 2>/dev/null | head -1 | grep . || echo ~/.distbelief/package)" """
+_SCRAPE = """
+import json, urllib.request
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+for group in json.load(open("/tmp/ray/prom_metrics_service_discovery.json")):
+    for target in group["targets"]:
+        print(opener.open(f"http://{target}/metrics", timeout=5).read().decode())
+"""
 
 
 class Cluster:
@@ -94,6 +102,11 @@ class Cluster:
         """The addresses of the cluster's machines, as the head knows them."""
         done = self.hosts.run(1, ". ~/.distbelief/environment; distbelief cluster nodes --json")
         return sorted(node["address"] for node in json.loads(done.stdout)) if done.returncode == 0 else []
+
+    def metrics(self) -> set[str]:
+        """Names of our numbers that Prometheus finds, where Ray says that it should look."""
+        done = self.hosts.run(1, f"python3 -c '{_SCRAPE}'")
+        return set(re.findall(r"^(ray_distbelief_\w+)\{", done.stdout, re.MULTILINE))
 
     @contextmanager
     def launched(self, name: str, *options: str) -> Iterator[subprocess.Popen[str]]:

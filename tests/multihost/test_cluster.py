@@ -7,6 +7,7 @@ The tests run in this order: the last ones take hosts away.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time  # noqa: TID251 -- a partition lasts so long
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 import distbelief.cli
-from tests.multihost.conftest import DISTBELIEF, HOSTS, RAY, WAIT_SECONDS, Cluster
+from tests.multihost.conftest import DISTBELIEF, HOSTS, RAY, ROOT, WAIT_SECONDS, Cluster
 from tests.multihost.hosts import eventually
 
 pytestmark = [pytest.mark.multihost, pytest.mark.timeout(1200)]
@@ -29,7 +30,7 @@ def test_plain_ray_up_as_typed_is_enough_for_a_run(fresh: Cluster) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     own = fresh.hosts.address
     eventually(lambda: fresh.machines() == [own(i) for i in range(1, HOSTS + 1)], WAIT_SECONDS, "all machines")
-    with fresh.launched("whole", "--shards", "2", "--workers", "8", "--epochs", "4") as process:
+    with fresh.launched("whole", "--shards", "2", "--workers", "8", "--epochs", "2") as process:
         fresh.until_updates("whole", 20)
         targets = json.loads((fresh.run("whole") / "connection.json").read_text())["targets"]
         fresh.ended(process)
@@ -84,9 +85,12 @@ def test_a_slow_link_slows_and_breaks_nothing(cluster: Cluster) -> None:
     cluster.verified("slow")
 
 
-def test_a_guest_joins_from_a_machine_beside_and_another_when_it_died(cluster: Cluster) -> None:
+def test_numbers_reach_prometheus_and_guests_come_and_go(cluster: Cluster) -> None:
     with cluster.launched("guests", "--workers", "2", "--batch-size", "64", "--epochs", "1000") as process:
         cluster.until_updates("guests", 20)
+        later = {"ray_distbelief_average_top1_error"}  # there is none before an evaluation
+        drawn = set(re.findall(r"ray_distbelief_\w+", (ROOT / "distbelief" / "grafana.json").read_text()))
+        eventually(lambda: cluster.metrics() >= drawn - later, WAIT_SECONDS, "what the dashboard draws")
         join = json.loads((cluster.run("guests") / "connection.json").read_text())["join"]
         token = str(cluster.run("guests") / "worker.token")
         command = cluster.hosts.client(DISTBELIEF, "worker", "--connect", join, "--token-file", token)
@@ -122,7 +126,7 @@ def test_a_run_goes_on_when_the_head_of_its_cluster_was_started_again(cluster: C
     """Killed with all of Ray on its machine, and started by the command of the cluster file. No Redis."""
     name, own = str(cluster.shared / "headless"), cluster.hosts.address
     often = ["--set", "snapshot.every_seconds=2"]
-    with cluster.launched(name, "--shards", "2", "--workers", "4", "--epochs", "20", *often) as process:
+    with cluster.launched(name, "--shards", "2", "--workers", "4", "--epochs", "12", *often) as process:
         eventually(lambda: any((cluster.run(name) / "snapshots").glob("*")), WAIT_SECONDS, "a snapshot")
         cluster.hosts.run(1, "kill -9 $(pgrep -f 'gcs/gcs_server|raylet/raylet')")
         for command in yaml.safe_load(cluster.file.read_text())["head_start_ray_commands"]:

@@ -196,7 +196,9 @@ def test_the_command_line(here: Here, tmp_path: Path, capsys: pytest.CaptureFixt
     more = "--epochs 1 --batch-size 64 --target-error 0.2 --no-gradients --set run.ensemble_member=1"
     assert cli.run(["staleness", *typed.split(), *more.split(), "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert out == f"cells    4, 0 of them diverged\nresults  {tmp_path}/results.csv\nreport   {tmp_path}/report.html\n"
+    report = f"report   {tmp_path}/report.html, its figures as SVG in {tmp_path}/figures"
+    assert out == f"cells    4, 0 of them diverged\nresults  {tmp_path}/results.csv\n{report}\n"
+    assert any((tmp_path / "figures").glob("*.svg"))
     table = rows(tmp_path)
     assert {(row["seed"], row["cluster"], row["momentum"], row["rate"]) for row in table} == {
         ("3", "memoryless", "0.9", "0.01")
