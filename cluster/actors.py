@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from torch import Tensor
 from cluster import serving, standby
 from cluster.logs import adopt
 from cluster.spec import RunSpec
+from ps.errors import BadInput
 from ps.messages import Address, Role
 from ps.snapshot import decode, encode
 from ps.standby import Seed
@@ -138,7 +140,11 @@ class HostActor:
         self._stopped = False
 
     def open(self, targets: dict[Address, str]) -> None:
-        host = serving.worker_host(*self._arguments, targets)
+        """Raises BadInput if this machine lacks what the driver's has: the data, above all."""
+        try:
+            host = serving.worker_host(*self._arguments, targets)
+        except BadInput as error:
+            raise BadInput(f"on the machine {platform.node()}: {error}") from error
         with self._lock:
             self._host = host
             host.connect(self._moved)
