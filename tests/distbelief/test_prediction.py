@@ -1,4 +1,6 @@
-"""Prediction: a live run of eight workers in two speed classes says what a live run of sixteen will be like."""
+"""Prediction: a live run of eight workers in two speed classes says what a live run of sixteen will be like. It measures
+times, so it wants a machine to itself: a soak.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import pytest
 
 from cluster.recording import Recording
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 COMMAND = str(Path(sys.executable).with_name("distbelief"))
 RECORDED, PREDICTED = 8, 16
