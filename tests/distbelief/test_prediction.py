@@ -1,5 +1,6 @@
-"""Prediction: a live run of eight workers in two speed classes says what a live run of sixteen will be like. It measures
-times, so it wants a machine to itself: a soak.
+"""Prediction: a live run of eight workers in two speed classes says what a live run of sixteen will be like.
+
+It measures times, so it wants a machine to itself.
 """
 
 from __future__ import annotations
