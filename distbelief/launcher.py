@@ -34,7 +34,7 @@ from distbelief.progress import View, percent, view_for
 from distbelief.summary import Outcomes, exit_code, summarise
 from distbelief.watch import LOOK_SECONDS, ORDERLY_SECONDS, Watch
 from distbelief.words import cluster_of, rule_of
-from ps.errors import PeerRefused, RunFailed, require
+from ps.errors import NotWritten, PeerRefused, RunFailed, require
 from ps.ledger import Ending
 from ps.messages import Address
 from ps.wire import tls
@@ -228,7 +228,7 @@ class Launch:
             raise RunFailed(
                 f"{where}: {error.strerror or error}; mend that, then distbelief resume {self._spec.folder}"
             ) from error
-        except PeerRefused as error:  # an actor cannot go on: its disk is full, say
+        except (NotWritten, PeerRefused) as error:  # some process cannot go on: its disk is full, say
             raise RunFailed(f"{error}; mend that, then distbelief resume {self._spec.folder}") from error
         finally:
             self._close_watch()

@@ -37,6 +37,10 @@ class RunFailed(DistbeliefError):  # noqa: N818 -- as above
     """A run could not go on; nothing that was written before is harmed. Commands exit with 1."""
 
 
+class NotWritten(RunFailed):
+    """A process of a run could not read or write its files, on a full disk for example; mend that, then resume."""
+
+
 class WireError(DistbeliefError):
     """Definite: bytes from outside are not what they claim to be; nothing was done with them."""
 

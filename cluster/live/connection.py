@@ -16,7 +16,7 @@ import ray.exceptions
 
 from cluster import placement
 from cluster.placement import Node
-from ps.errors import BadInput, DistbeliefError, RunFailed
+from ps.errors import BadInput, DistbeliefError, NotWritten, RunFailed
 
 AGAIN_SECONDS = 0.5  # between two tries
 OBJECT_STORE_BYTES = 100 << 20
@@ -155,5 +155,8 @@ def failure(what: str, error: Exception) -> DistbeliefError:
         return cause
     if isinstance(cause, MemoryError):
         return RunFailed(f"{what}: out of memory; use fewer workers or a smaller batch")
+    if isinstance(cause, OSError):
+        where = f" ({cause.filename})" if cause.filename else ""
+        return NotWritten(f"{what}: {cause.strerror or cause}{where}")
     text = repr(cause) if cause is not None else str(error).strip().splitlines()[-1]
     return RunFailed(f"{what}: {text}")
