@@ -9,6 +9,7 @@ is given up. A message that was on its way meanwhile may still arrive, late, at 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -114,8 +115,9 @@ class CrashingSimulation(FaultySimulation):
             super()._arrive(arriving)
             return
         if kill.when == "after":
-            out = actor.handle(self.now, message)
-            actor.recorder.write([cast("Record", item) for to, item in out if to == JOURNAL])
+            with suppress(ValueError):  # refused, as in `_let_in`
+                out = actor.handle(self.now, message)
+                actor.recorder.write([cast("Record", item) for to, item in out if to == JOURNAL])
         self._crash(actor)
         self._lost(actor, message)
 

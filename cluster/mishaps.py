@@ -55,11 +55,13 @@ class _Asked:
     """What one worker waits for. Invariant: `open` has what is not answered, by the actor's key.
 
     Attributes:
+        next_call: Which call is made next, by the actor's key: whatever made an earlier one due has come to nothing.
         unheard: Actors whose answer will be lost once it has come.
         dying: Those whose answer the worker does not live to hear.
     """
 
     open: dict[int, tuple[Address, Message]]
+    next_call: dict[int, int] = field(default_factory=dict)
     unheard: set[int] = field(default_factory=set)
     dying: set[int] = field(default_factory=set)
 
@@ -89,6 +91,7 @@ class FaultySimulation(Simulation):
         self._still: dict[str, float] = {}  # until when an actor stands still
         self._asked: dict[int, _Asked] = {}  # by worker
         self._errands: dict[Errand, tuple[Address, Message]] = {}  # messages between actors that are not answered
+        self._next_sending: dict[Errand, int] = {}  # of each: whatever made an earlier one due has come to nothing
         self._muted = False  # the answer to the message in hand is lost
 
     def _due(self, name: str, message: Message, recorder: Recorder) -> tuple[Fault, ...]:
@@ -148,23 +151,29 @@ class FaultySimulation(Simulation):
         """A message did not reach this actor, or its answer not the one who asked: that one sends it again."""
         if isinstance(message, Exchange | NextLease):
             if (asked := self._asked.get(message.worker)) is not None:
-                self._agenda.after(RETRY_SECONDS, self._request, (message.worker, asked, actor.key))
+                self._call_later(RETRY_SECONDS, message.worker, asked, actor.key)
         elif (errand := _errand(message, actor.address) or _answered_errand(message)) is not None:
-            self._agenda.after(RETRY_SECONDS, self._send_again, errand)
+            self._send_later(RETRY_SECONDS, errand)
         else:  # the driver's own, or what a shard says that came back
             self._agenda.after(RETRY_SECONDS, self._deliver, (actor, message))
 
     def _send(self, to: Address, message: Message) -> None:
         if (errand := _errand(message, to)) is not None:
             self._errands[errand] = to, message
-            self._agenda.after(self._call_seconds, self._send_again, errand)
+            self._send_later(self._call_seconds, errand)
         elif self._muted and (answered := _answered_errand(message)) is not None:
-            self._agenda.after(RETRY_SECONDS, self._send_again, answered)
+            self._send_later(RETRY_SECONDS, answered)
             return
         super()._send(to, message)
 
-    def _send_again(self, errand: Errand) -> None:
-        if errand in self._errands:
+    def _send_later(self, seconds: float, errand: Errand) -> None:
+        """Send it again in so many seconds, and not when it was to be sent again so far."""
+        self._next_sending[errand] = sending = self._next_sending.get(errand, 0) + 1
+        self._agenda.after(seconds, self._send_again, (errand, sending))
+
+    def _send_again(self, what: tuple[Errand, int]) -> None:
+        errand, sending = what
+        if errand in self._errands and self._next_sending[errand] == sending:
             self._send(*self._errands[errand])
 
     # --- workers -----------------------------------------------------------------------------------------------------
@@ -173,15 +182,20 @@ class FaultySimulation(Simulation):
         self._expect(worker, effect)
         asked = self._asked[worker.id] = _Asked({_key(message): (to, message) for to, message in effect.requests})
         for key in list(asked.open):
-            self._request((worker.id, asked, key))
+            self._request((worker.id, asked, key, 0))
 
-    def _request(self, what: tuple[int, _Asked, int]) -> None:
+    def _call_later(self, seconds: float, id: int, asked: _Asked, key: int) -> None:
+        """Make a call again in so many seconds, and not when it was to be made again so far."""
+        asked.next_call[key] = call = asked.next_call.get(key, 0) + 1
+        self._agenda.after(seconds, self._request, (id, asked, key, call))
+
+    def _request(self, what: tuple[int, _Asked, int, int]) -> None:
         """Send what a worker asks, unless it has the answer, or has gone on, or is gone; again after the deadline."""
-        id, asked, key = what
-        if self._asked.get(id) is asked and key in asked.open:
+        id, asked, key, call = what
+        if self._asked.get(id) is asked and key in asked.open and asked.next_call.get(key, 0) == call:
             to, message = asked.open[key]
+            self._call_later(self._call_seconds, id, asked, key)
             self._strike(self._workers[id], asked, key, to, _in_a_mailbox(message))
-            self._agenda.after(self._call_seconds, self._request, what)
 
     def _strike(self, worker: SimulatedWorker, asked: _Asked, key: int, to: Address, message: Message) -> None:
         name = f"worker-{worker.id}"
@@ -197,7 +211,7 @@ class FaultySimulation(Simulation):
                     asked.dying.add(key)
                 case "drop", "before":
                     copies = 0
-                    self._agenda.after(RETRY_SECONDS, self._request, (worker.id, asked, key))
+                    self._call_later(RETRY_SECONDS, worker.id, asked, key)
                 case "drop", _:
                     asked.unheard.add(key)
                 case "duplicate", _:
