@@ -234,7 +234,7 @@ def _check_ledger(journal: Records, leases: int, rounds: bool) -> None:
                 assert held.pop(record.lease, record.attempt) == record.attempt
                 finished.discard(record.lease)
             case LeaseFinished():
-                # In rounds a shard may make up for one that it lost with gradients that wait everywhere: none is granted.
+                # In rounds a shard may make up for one that it lost with gradients that it has kept: none is granted.
                 assert rounds or record.lease not in finished, "each lease is finished once, unless a shard lost it"
                 finished.add(record.lease)
                 held.pop(record.lease, None)

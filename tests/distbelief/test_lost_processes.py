@@ -25,7 +25,16 @@ from tests.distbelief.kills import Ride, hit_in_mid_exchange, ride
 from tests.distbelief.test_live import GONE_SECONDS, eventually, gone, launched, temporaries, temporary
 
 OFTEN = ["--workers", "4", "--set", "snapshot.every_seconds=2", "--set", "cluster.turns=2"]
-SOAK = [*OFTEN, "--epochs", "24"]
+SOAK = [*OFTEN, "--epochs", "24", "--faults", "slow.toml"]
+# Two of three messages take a while at a shard, drawn for each shard by itself: so exchanges are under way most of the
+# time, and one shard is done with many before the other.
+SLOW = """
+[[fault]]
+actor = "shard"
+do = "delay"
+every = 1.5
+seconds = 0.05
+"""
 KILLS = {"host": 60, "shard": 60, "ledger": 30, "averager": 25, "driver": 25}  # in the long version
 KILLS_PER_RIDE = 10
 EVERY_RIDE = sum(KILLS.values()) // KILLS_PER_RIDE
@@ -112,6 +121,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> KillsLog:
 @pytest.mark.parametrize("number", range(CALM_RIDES))
 def test_what_a_run_that_nobody_kills_comes_to(tmp_path: Path, log: KillsLog, number: int) -> None:
     if f"calm {number}" not in log.rides():
+        (tmp_path / "slow.toml").write_text(SLOW)
         before = temporaries(tmp_path)
         calm = ride(tmp_path, number, (), [*SOAK, "--seed", str(number)])
         assert_nothing_is_left(calm, tmp_path, before)
@@ -127,6 +137,7 @@ def test_processes_are_killed_again_and_again(tmp_path: Path, log: KillsLog, num
     all_roles = [role for role, count in KILLS.items() for _ in range(count)]
     first = number * KILLS_PER_RIDE
     order = numpy_stream(0, "roles").permutation(len(all_roles))[first : first + KILLS_PER_RIDE]
+    (tmp_path / "slow.toml").write_text(SLOW)
     before = temporaries(tmp_path)
     made = ride(tmp_path, number, [all_roles[at] for at in order], [*SOAK, "--seed", str(number)])
     hits = Counter(kill.role for kill in hit_in_mid_exchange(made, 2))
