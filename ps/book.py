@@ -131,6 +131,7 @@ class LeaseBook:
         self._attempts[id] = self.attempt(id) + 1
         if lease is not None and not lease.blameless and not blameless:
             self._tries[id] += 1
-        self.returned.append(id)
-        self.returned.sort()
+        if id not in self.returned:  # one that waited for its round leaves no word of that in a journal
+            self.returned.append(id)
+            self.returned.sort()
         return self._tries[id]

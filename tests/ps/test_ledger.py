@@ -736,3 +736,22 @@ def test_a_run_comes_to_rest_when_every_shard_has_what_some_shard_had() -> None:
     out = ledger.handle(7.0, Inventory(0, 1, 1, 1, (0, 1), ()))  # a shard lost it again
     assert (JOURNAL, LeaseReturned(7.0, 1, 1)) in out
     assert ledger.status().ending == ""
+
+
+def test_a_lease_that_came_back_twice_in_the_journal_is_granted_once() -> None:
+    """In between it waited for its round, on every shard, until one of them lost it: no record says so."""
+    ledger = Ledger(PLAN, 1, SETTINGS, 2)
+    ledger.recall(
+        [
+            LedgerOpened(0.0, 2, 1, 10, 4, 2, 7),
+            LeaseGranted(1.0, 0, 1, 0, 0, 61.0),
+            LeaseReturned(2.0, 0, 0),
+            LeaseReturned(3.0, 0, 1),
+        ]
+    )
+    ((_, asked),) = [item for item in ledger.rejoin(4.0) if isinstance(item[1], TakeInventory)]
+    assert isinstance(asked, TakeInventory)
+    ledger.handle(5.0, Inventory(asked.number, 0, 0, 0, (), ()))
+    out = ledger.handle(6.0, NextLease(0, 2, None)) + ledger.handle(6.0, NextLease(1, 1, None))
+    made = [(record.lease, record.attempt) for _, record in out if isinstance(record, LeaseGranted)]
+    assert made == [(0, 2), (1, 0)]
