@@ -237,7 +237,7 @@ class Peer:
     async def close(self) -> None:
         for call in self._mailboxes.values():
             call.cancel()
-        self._streams.close()
+        await self._streams.close()
         await self._channel.close(None)
 
     async def _call(self, call: Awaitable[T]) -> T:
@@ -320,6 +320,7 @@ class Loop:
                 task.cancel()
             await asyncio.gather(*rest, return_exceptions=True)
             await asyncio.get_running_loop().shutdown_asyncgens()
+            await asyncio.get_running_loop().shutdown_default_executor()
 
         with self._lock:
             self._closed = True  # so all that was taken is there to be cancelled

@@ -1,12 +1,14 @@
 """Stream pool: the worker's end of the connections that vectors go on (see ps.wire.line), for an event loop.
 
-A stream is opened when all others are busy and kept for the next exchange. If none can be opened, because an old server
-has none or something in between lets only gRPC through, that is so for good, and the caller goes another way.
+A stream is opened when all others are busy and kept for the next exchange. If none can be opened the caller goes
+another way: for good if the other end has none, else until it is tried again, since something in between may let only
+gRPC through, or it may have been slow just once. The longer it does not go, the more seldom it is tried.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from ps.wire.tls import Identity
 
 MOST_STREAMS = 256  # under way at once to one peer; further exchanges wait
+RETRY_SECONDS = 5.0  # after the first failure to open one; four times as long after each that follows
+
+log = logging.getLogger("distbelief.wire")
 
 T = TypeVar("T")
 
@@ -103,12 +108,14 @@ class StreamPool:
         self._target, self._token, self._seed, self._identity = target, token, seed, identity
         self._ask_port = port
         self._port: int | None = None  # None: not known yet
+        self._failures = 0  # to open one, since one was opened
+        self._closed_until = 0.0  # by the loop's clock
         self._idle: list[StreamClient] = []
         self._busy: set[StreamClient] = set()
         self._threads = ThreadPoolExecutor(MOST_STREAMS, "distbelief-stream")
 
     async def exchange(self, message: Carrying, wire: Wire, timeout_seconds: float) -> Message | None:
-        """The answer, or None if there is no way: nothing happened, nor will if tried again.
+        """The answer, or None if there is no way now: nothing happened.
 
         Raises:
             CallFailed: The peer does not do it.
@@ -138,15 +145,25 @@ class StreamPool:
     async def _open(self) -> StreamClient | None:
         if self._port is None:
             self._port = await self._ask_port()
-        if not self._port:
+        now = asyncio.get_running_loop().time
+        if not self._port or now() < self._closed_until:
             return None
         host = self._target.rpartition(":")[0].strip("[]")
         opening = (StreamClient, host, self._port, self._token, self._seed, self._identity)
         try:
-            return await self._in_thread(*opening)
-        except OSError:
-            self._port = 0
+            stream = await self._in_thread(*opening)
+        except OSError as error:
+            if isinstance(error, ConnectionRefusedError):
+                self._port = 0
+            if not self._failures:
+                log.warning("%s opens no stream (%r): vectors go through gRPC, and slower", self._target, error)
+            self._closed_until = now() + RETRY_SECONDS * 4.0**self._failures
+            self._failures += 1
             return None
+        if self._failures:
+            log.warning("%s opens streams again", self._target)
+        self._failures = 0
+        return stream
 
     async def _in_thread(
         self, function: Callable[..., T], *arguments: object, broken_off_by: Callable[[], None] = lambda: None
@@ -164,10 +181,10 @@ class StreamPool:
                 made.close()
             raise
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Hang up."""
         for stream in self._busy:
             stream.break_off()
         for stream in self._idle:
             stream.close()
-        self._threads.shutdown()
+        await asyncio.to_thread(self._threads.shutdown)  # one may be opened still

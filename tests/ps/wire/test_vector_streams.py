@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ from ps.wire.codec import to_envelope
 from ps.wire.files import SUFFIX, JournalWriter
 from ps.wire.line import HEAD_BYTES, SEND_BYTES, Line, headed, proof
 from ps.wire.server import Gate, MachineServer
-from ps.wire.stream_pool import StreamClient
+from ps.wire.stream_pool import StreamClient, StreamPool
 from ps.wire.streams import STRANGERS_AT_ONCE
 from tests.ps.wire.test_server import SECONDS, SHARD, TOKEN_HERE, N, World, draw, exchange, shard, unchanged, world
 
@@ -109,6 +111,56 @@ def test_where_no_stream_can_be_opened_frames_do(served: tuple[World, Shard]) ->
     assert there._streams._port == 0
     world.servers[SHARD]._stream_port = ours
     world.loop.run(there.close())
+
+
+def test_a_stream_that_could_not_be_opened_once_is_tried_again(
+    served: tuple[World, Shard], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, _ = served
+    there = peer(world)
+    connections = socket.create_connection
+
+    def slow(*_: object) -> NoReturn:
+        raise TimeoutError("slow just once")
+
+    def streams(number: int) -> int:
+        assert isinstance(world.loop.run(there.exchange(exchange(number), SECONDS)), Exchanged)
+        return len(there._streams._idle)
+
+    monkeypatch.setattr("ps.wire.stream_pool.socket.create_connection", slow)
+    assert streams(1) == 0
+    monkeypatch.setattr("ps.wire.stream_pool.socket.create_connection", connections)
+    there._streams._closed_until += 1000.0
+    assert streams(2) == 0, "not at once: it would cost every exchange a wait"
+    there._streams._closed_until = 0.0
+    assert streams(3) == 1
+    said = [record.message for record in caplog.records]
+    assert len(said) == 2
+    assert "opens no stream (TimeoutError('slow just once'))" in said[0]
+    assert "opens streams again" in said[1]
+    world.loop.run(there.close())
+
+
+def test_the_loop_goes_on_while_a_pool_that_opens_a_stream_is_closed() -> None:
+    goes_on, opening = threading.Event(), threading.Event()
+
+    async def nowhere() -> int:
+        return 1
+
+    async def close_meanwhile() -> None:
+        pool = StreamPool("127.0.0.1:1", TOKEN_HERE, 0, None, nowhere)
+
+        def connect() -> None:
+            opening.set()
+            assert goes_on.wait(SECONDS), "the loop waited for it"
+
+        connecting = asyncio.get_running_loop().run_in_executor(pool._threads, connect)
+        await asyncio.to_thread(opening.wait, SECONDS)
+        asyncio.get_running_loop().call_soon(goes_on.set)
+        await pool.close()
+        await connecting
+
+    asyncio.run(close_meanwhile())
 
 
 def test_a_stream_that_broke_is_lost_and_the_next_is_another(served: tuple[World, Shard]) -> None:
