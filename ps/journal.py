@@ -287,7 +287,9 @@ class LedgerStopped(Entry, frozen=True, tag=12):
 
 
 class SampleAveraged(Entry, frozen=True, tag=13):
-    """The averager took in a shard's weights at this version (`counted` false: it had that version already)."""
+    """The averager was given a shard's weights at this version (`counted` false: they are not in the average, since it
+    had that version or a later one already, or does not begin yet).
+    """
 
     now: float
     shard: int

@@ -109,6 +109,7 @@ class Actor:
         self._routes: dict[Role, Callable[[Any], None]] = {}
         self._peers: dict[Address, Peer] = {}
         self._left: list[Peer] = []  # connections to where an actor is not any more
+        self._sampling = asyncio.Lock()
         self._errands: set[asyncio.Task[None]] = set()
         self._failure: RunFailed | None = None  # set once: from then on every message is refused
 
@@ -116,10 +117,6 @@ class Actor:
     def failure(self) -> RunFailed | None:
         """Why nothing is handled any more, if so."""
         return self._failure
-
-    def waited_for(self, asker: Address, number: int) -> bool:
-        """Whether a call waits for the answer to this request."""
-        return (asker, number) in self._asked
 
     def connect(self, peers: Mapping[Address, Peer]) -> None:
         """Say where the actors are that the machine sends messages to, or where one of them is by now."""
@@ -270,7 +267,13 @@ class Actor:
     # --- other actors -------------------------------------------------------------------------------------------------
 
     async def _send(self, to: Address, message: Any) -> None:
-        """Send a message to another actor until it is answered; handle the answer."""
+        """Send a message to another actor until it is answered; handle the answer. Samples go one after the other: the
+        average has no place for one that comes after a later one.
+        """
+        async with self._sampling if isinstance(message, Sample) else nullcontext():
+            await self._until_answered(to, message)
+
+    async def _until_answered(self, to: Address, message: Any) -> None:
         while True:
             peer = self._peers[to]  # it may be elsewhere by now
             try:
@@ -283,6 +286,8 @@ class Actor:
                 continue
             except PeerRefused as error:
                 log.error("%s refused %s: %s", to, type(message).__name__, error)
+                if isinstance(message, Sample):  # else its buffer would wait for ever, and two of them end all samples
+                    self.deliver(SampleTaken(message.shard, message.incarnation, message.version))
                 return
             if answer is not None:
                 self.deliver(answer)
@@ -292,7 +297,10 @@ class Actor:
         """Deliver a Tick every so often."""
         while True:
             await asyncio.sleep(seconds)
-            self.deliver(Tick())
+            try:
+                self.deliver(Tick())
+            except (TypeError, ValueError) as error:  # it changed nothing, and the next one is due all the same
+                log.error("could not handle a Tick: %r", error)
 
     def run_errand(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run this beside everything else, until `close`."""

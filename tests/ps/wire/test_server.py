@@ -442,7 +442,7 @@ def all_held(world: World) -> None:
 def waiting(world: World, *numbers: int) -> None:
     """Until the calls of worker 9 under these numbers stand in line at the ledger."""
     server = world.servers[LEDGER]
-    world.until(LEDGER, lambda _: all(server._actor.waited_for(Address(Role.WORKER, 9), number) for number in numbers))
+    world.until(LEDGER, lambda _: all((Address(Role.WORKER, 9), number) in server._actor._asked for number in numbers))
 
 
 def test_an_earlier_asker_is_answered_when_the_machine_gets_to_it(world: World) -> None:
@@ -485,7 +485,7 @@ def test_a_call_given_up_loses_nothing_the_next_one_gets_the_answer(world: World
     waiting(world, 1)
     world.loop.call(task.cancel)
     server = world.servers[LEDGER]
-    world.until(LEDGER, lambda _: not server._actor.waited_for(Address(Role.WORKER, 9), 1))
+    world.until(LEDGER, lambda _: (Address(Role.WORKER, 9), 1) not in server._actor._asked)
     world.ask(LEDGER, Stop("signal"))
     assert world.ask(LEDGER, NextLease(9, 1, None)) == NoMoreLeases(1, "signal")
 
