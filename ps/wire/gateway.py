@@ -253,8 +253,9 @@ class Gateway:
 
     async def _take_down(self, requests: AsyncIterator[bytes], journal: BinaryIO) -> None:
         async for request in requests:
-            if piece := _guest(request).journal:
-                journal.write(piece)
+            piece = memoryview(_guest(request).journal)
+            while piece:  # without a buffer, a part may be written
+                piece = piece[journal.write(piece) :]
 
     async def _tell_lost(self, workers: list[int]) -> None:
         """Tell the ledger until it has heard."""
@@ -263,6 +264,8 @@ class Gateway:
             while True:
                 target = self._targets[str(LEDGER)]
                 if peer is None or peer.target != target:  # it has moved
+                    if peer is not None:
+                        await peer.close()
                     peer = Peer(target, self._token, identity=self._inside)
                 try:
                     await peer.ask(WorkerLost(worker), TELL_SECONDS)
@@ -278,7 +281,12 @@ class Gateway:
     def _run_errand(self, coroutine: Any) -> None:
         errand = asyncio.get_running_loop().create_task(coroutine)
         self._errands.add(errand)
-        errand.add_done_callback(self._errands.discard)
+        errand.add_done_callback(self._ended)
+
+    def _ended(self, errand: asyncio.Task[None]) -> None:
+        self._errands.discard(errand)
+        if not errand.cancelled() and (error := errand.exception()) is not None:
+            log.error("%r", error)
 
 
 def _guest(request: bytes) -> pb.Guest:

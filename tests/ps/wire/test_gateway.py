@@ -4,10 +4,11 @@ those with the token get anything done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from itertools import count
 from typing import Any
 
@@ -18,6 +19,7 @@ from ps.errors import BadInput, PeerLost, PeerRefused
 from ps.journal import LeaseReturned, Record, WorkerTimed
 from ps.ledger import Ledger, LedgerSettings
 from ps.messages import LEDGER, Exchanged, Granted, NextLease, Outcome, Reading, Wire
+from ps.wire import gateway_pb2 as pb
 from ps.wire import tls
 from ps.wire.client import Peer
 from ps.wire.files import SUFFIX, JournalWriter, read_journal
@@ -159,6 +161,33 @@ def test_a_member_is_told_what_it_needs_and_its_journal_is_kept(house: House) ->
     guest.send(data[9:])
     house.left(guest)
     assert list(read_journal(house.world.folder / f"host-{FIRST}{SUFFIX}")) == records
+
+
+class Narrow(BytesIO):
+    """A file that takes three bytes at once, as one without a buffer may."""
+
+    def write(self, data: Any) -> int:
+        return super().write(bytes(data[:3]))
+
+
+def test_a_journal_is_kept_whole_also_where_a_write_takes_only_a_part(house: House) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b"ten bytes.", b"", b"and more"):
+            yield pb.Guest(journal=piece).SerializeToString()
+
+    journal = Narrow()
+    house.world.loop.run(house.gateway._take_down(pieces(), journal))
+    assert journal.getvalue() == b"ten bytes.and more"
+
+
+def test_an_errand_that_fails_is_logged(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    async def failing() -> None:
+        raise KeyError("ledger")
+
+    house.gateway._loop.call(lambda: house.gateway._run_errand(failing()))
+    while house.gateway._loop.call(lambda: len(house.gateway._errands)):
+        pass
+    assert [record.message for record in caplog.records] == ["KeyError('ledger')"]
 
 
 def test_members_get_ids_of_their_own(house: House) -> None:
