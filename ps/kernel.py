@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 COMPILED, TORCH = "compiled", "torch"
 
 _KINDS: dict[type[Rule], int] = {Sgd: 0, Momentum: 1, Nesterov: 2}
-_TRIAL_ELEMENTS = 16 * 8 + 5  # whole vectors, and an end within one
+_TRIAL_WHOLE = 16 * 8  # whole lines: torch's own fused kernel is tried too
+_TRIAL_ELEMENTS = _TRIAL_WHOLE + 5  # and an end within one
 
 
 @cache
@@ -84,7 +85,8 @@ def _agrees(rule: Rule) -> bool:
     ours, torchs = ([g_N.cos(), *(torch.zeros_like(g_N) for _ in rule.slots)] for _ in range(2))
     for number, decay in enumerate((0.0, 0.01), start=1):
         step = Step(0.037, decay, number)
-        rule.apply(step, torchs[0], g_N, tuple(torchs[1:]))
+        for part in (slice(_TRIAL_WHOLE), slice(_TRIAL_WHOLE, None)):
+            rule.apply(step, torchs[0][part], g_N[part], tuple(slot_N[part] for slot_N in torchs[1:]))
         vectors = [vector_N.data_ptr() for vector_N in ours]
         numbers = ((*_numbers(rule, step), g_N.data_ptr(), 0),)
         _kernel.update(_KINDS[type(rule)], vectors[0], vectors[-1], _TRIAL_ELEMENTS, numbers)

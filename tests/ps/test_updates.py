@@ -126,6 +126,13 @@ def test_a_kernel_that_rounds_otherwise_is_not_used(monkeypatch: pytest.MonkeyPa
     assert kernel.in_use.__wrapped__() == kernel.TORCH
 
 
+@pytest.mark.usefixtures("by_kernel")
+def test_nor_where_torchs_own_fused_kernel_rounds_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch._fused_sgd_  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch, "_fused_sgd_", lambda *lists, lr, **more: real(*lists, lr=lr * (1 + 1e-6), **more))
+    assert kernel.in_use.__wrapped__() == kernel.TORCH
+
+
 # --- what is due ------------------------------------------------------------------------------------------------------
 
 
