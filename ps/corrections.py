@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BLOCK = 1 << 17  # elements per piece, so that what is between two operations stays in the cache
+_SUM_AFRESH = 100  # updates of each worker between two sums: a hundredth of what an update costs
 _TINY = 1e-30  # far below any step, and its square root is still a normal float32
 
 
@@ -321,7 +322,9 @@ class Dana(Correction):
     that of one velocity for all, and rate / (1 - mu), the size of the whole step, may be four times what it may be
     without any momentum.
 
-    The velocity of a worker that is taken for lost leaves the sum; else every pull would be off by it for ever.
+    The velocity of a worker that is taken for lost leaves the sum; else every pull would be off by it for ever. So it
+    would be by what is rounded away as the sum is kept up to date: now and then it is summed afresh, at versions that
+    replay finds again.
 
     Source: Hakimi, Barkai, Gabel, Schuster 2019, algorithm DANA-Zero.
     """
@@ -359,6 +362,10 @@ class Dana(Correction):
             for lost in silent(self._heard, version):
                 self._sum_N.sub_(self._velocities.pop(lost))
                 del self._heard[lost]
+        if version % (_SUM_AFRESH * len(self._heard)) == 0:
+            self._sum_N.zero_()
+            for each in sorted(self._velocities):
+                self._sum_N.add_(self._velocities[each])
 
     def publish(self, w_N: Tensor, out_N: Tensor) -> None:
         torch.mul(self._sum_N, self._momentum, out=out_N)

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ps.correction_settings import CORRECTIONS, CorrectionSettings
-from ps.corrections import Arrival, Correction, GapAware
+from ps.corrections import Arrival, Correction, Dana, GapAware
 from ps.errors import BadInput
 from ps.journal import ExchangeRefused, PushHandled
 from ps.layout import Layout, TensorSpec
 from ps.messages import JOURNAL, Exchange, Exchanged, Outcome, Push, Reading, Refusal, Refused
 from ps.pulls import SILENT_ROUNDS, OpenPulls
-from ps.rules import RuleSettings
+from ps.rules import Momentum, RuleSettings, Step
 from ps.schedule import ScheduleSettings
 from ps.shard import Shard
 from ps.streams import numpy_stream, torch_stream
@@ -243,6 +243,18 @@ def test_it_moves_as_the_equations_say(name: str) -> None:
     assert actual_N == pytest.approx(expected_N, rel=2e-4, abs=2e-5)
     if name != "none":  # and that is not what happens without it
         assert float(np.abs(reference(REFERENCES["none"], 120) - expected_N).max()) > 1e-3
+
+
+def test_danas_sum_is_that_of_the_velocities_also_when_they_have_become_small() -> None:
+    """What was rounded away while they were large does not stay."""
+    dana, rule, w_N = Dana(MU, N), Momentum(MU), torch.zeros(N)
+    for version in range(1, 100 * WORKERS + 1):
+        plan = dana.plan(version % WORKERS, 0.0, rule, w_N, (torch.zeros(N),))
+        rule.apply(Step(1.0 if version < 50 * WORKERS else 1e-9, 0.0, version), w_N, draw(f"g/{version}"), plan.slots)
+        dana.stepped(version, w_N)
+    state = dana.state()
+    total_N = sum((v_N.double() for v_N in state.worker_vectors.values()), torch.zeros(N).double())
+    torch.testing.assert_close(state.vectors[0].double(), total_N, rtol=1e-5, atol=1e-14)
 
 
 def test_dana_leads_rmsprop_whose_typical_gradient_is_that_of_all_workers() -> None:
