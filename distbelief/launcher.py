@@ -42,6 +42,7 @@ from ps.wire.tls import Identity
 from workers.datasets import load
 from workers.evaluation import Evaluation, Evaluator
 from workers.images import Dataset, Traits
+from workers.own import called
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,11 +173,12 @@ def shown(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
     standbys = " with standbys" if config.cluster.replicas else ""
     needed = memory.needed_bytes(spec, serving.default_turns(spec)) / 2**30
     run, cluster, plan = config.run, config.cluster, spec.plan
+    data = called(config.data.name)
     member = f", ensemble member {run.ensemble_member}" if run.ensemble_member else ""
     return [
         ("run", rundir.named(spec.folder)),
-        ("data", f"{config.data.name}, {plan.examples:,} examples, {run.epochs} epochs in batches of {run.batch_size}"),
-        ("model", f"{config.model.name}, {spec.layout.size:,} parameters, {config.model.precision}{member}"),
+        ("data", f"{data}, {plan.examples:,} examples, {run.epochs} epochs in batches of {run.batch_size}"),
+        ("model", f"{called(config.model.name)}, {spec.layout.size:,} parameters, {config.model.precision}{member}"),
         ("cluster", f"{cluster_of(config)}{standbys}, address {cluster.address}{mode}"),
         ("rule", rule),
         *([("policy", note)] if (note := config.policy_note) else []),

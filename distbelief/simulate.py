@@ -55,6 +55,7 @@ from ps.wire.files import SUFFIX, JournalWriter
 from workers.arithmetic import arithmetic
 from workers.evaluation import Evaluation, Evaluator
 from workers.images import Traits
+from workers.own import called
 from workers.unreadable import UnreadableList
 
 Journals = Mapping[Address, JournalWriter]
@@ -131,16 +132,14 @@ def _model(config: Config) -> ClusterModel:
 
 def _facts(config: Config, spec: RunSpec) -> list[tuple[str, str]]:
     chosen, plan = config.simulate, spec.plan
+    data = called(config.data.name)
     compute = f"{chosen.compute}, mean {chosen.compute_seconds:g} s"
     if chosen.compute == "empirical":
         compute = f"as measured in {chosen.source}"
     return [
         ("run", rundir.named(spec.folder)),
-        (
-            "data",
-            f"{config.data.name}, {plan.examples:,} examples, {plan.epochs} epochs in batches of {plan.batch_size}",
-        ),
-        ("model", f"{config.model.name}, {spec.layout.size:,} parameters, gradients: {chosen.gradients}"),
+        ("data", f"{data}, {plan.examples:,} examples, {plan.epochs} epochs in batches of {plan.batch_size}"),
+        ("model", f"{called(config.model.name)}, {spec.layout.size:,} parameters, gradients: {chosen.gradients}"),
         ("cluster", f"{config.cluster.workers} simulated workers, {config.cluster.shards} shards; compute {compute}"),
         *([("policy", config.policy_note)] if config.policy_note else []),
     ]

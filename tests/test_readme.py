@@ -119,3 +119,10 @@ def _run(line: str, folder: Path, environment: dict[str, str]) -> str:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stderr
+
+
+def test_pictures_are_there_and_small() -> None:
+    sources = re.findall(r'<img src="([^"]+)"', README)
+    assert sources
+    for source in sources:
+        assert 0 < (ROOT / source).stat().st_size < 100_000, source

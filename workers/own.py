@@ -42,6 +42,11 @@ def is_pickle(name: str) -> bool:
     return name.startswith(f"{PICKLE}:")
 
 
+def called(name: str) -> str:
+    """A setting's value as a person reads it: what no import gives has no name but a digest."""
+    return "one of your own" if is_pickle(name) else name
+
+
 def resolve(key: str, name: str, path: str) -> Any:
     """The object that a setting names.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time  # noqa: TID251 -- Ray is waited for
@@ -13,10 +14,13 @@ from typing import Any, TypeVar
 
 import ray
 import ray.exceptions
+from ray._private import worker
 
 from cluster import placement
 from cluster.placement import Node
 from ps.errors import BadInput, DistbeliefError, NotWritten, RunFailed
+
+log = logging.getLogger("distbelief.live")
 
 AGAIN_SECONDS = 0.5  # between two tries
 OBJECT_STORE_BYTES = 100 << 20
@@ -60,10 +64,29 @@ def connected(address: str, temporary: Path | None, seconds: float = 0.0) -> Ite
             f"cluster.address: got {address!r}, expected a Ray cluster there ({first}); "
             "start one with ray up, or use local"
         ) from error
+    with _muted():
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Without what Ray's daemons print on the driver's standard output, whatever its settings: that a process died,
+    which the run notices itself and says in its own words. It goes to the run's log.
+    """
+
+    def keep(data: dict[str, Any], ignore_prefix: bool) -> None:
+        for line in data["lines"]:
+            log.debug("Ray: %s", line)
+
+    printing = worker.print_to_stdstream
+    worker.print_to_stdstream = keep
     try:
         yield
     finally:
-        ray.shutdown()
+        worker.print_to_stdstream = printing
 
 
 def _init(address: str, settings: dict[str, Any], seconds: float) -> None:

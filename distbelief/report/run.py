@@ -25,6 +25,7 @@ from distbelief.report.html import Html
 from distbelief.report.subject import Subject
 from distbelief.status import RUNS, newest
 from distbelief.words import cluster_of, rule_of
+from workers.own import called
 
 REPORT = "report.html"
 LEASES = {
@@ -60,7 +61,9 @@ def run_page(subject: Subject) -> str:
     """The whole page."""
     config, clock = subject.config, "in virtual time" if subject.simulated else "live"
     modes = f"consistency {config.consistency.kind}, correction {config.correction.kind}"
-    lead = html.paragraph(f"{config.model.name} on {config.data.name}, {cluster_of(config)}, {clock}; {modes}")
+    lead = html.paragraph(
+        f"{called(config.model.name)} on {called(config.data.name)}, {cluster_of(config)}, {clock}; {modes}"
+    )
     sections = [
         _at_a_glance(subject), _notices(subject), course.learning(subject), course.staleness(subject),
         course.time(subject), _leases(subject), _measured(subject), _what_it_was(subject), _again(subject),
@@ -177,8 +180,8 @@ def _what_it_was(subject: Subject) -> Html:
     pairs = [
         ("run", str(subject.folder)),
         ("started", "at virtual time 0" if subject.simulated else _moment(subject.began)),
-        ("data", f"{config.data.name}, {config.run.epochs} epochs in batches of {config.run.batch_size}"),
-        ("model", f"{config.model.name}, {parameters}{config.model.precision}"),
+        ("data", f"{called(config.data.name)}, {config.run.epochs} epochs in batches of {config.run.batch_size}"),
+        ("model", f"{called(config.model.name)}, {parameters}{config.model.precision}"),
         ("cluster", cluster if subject.simulated else f"{cluster}, address {config.cluster.address}"),
         ("consistency", config.consistency.kind),
         ("correction", config.correction.kind),

@@ -45,3 +45,19 @@ def test_a_cluster_that_does_not_answer_is_asked_once(monkeypatch: pytest.Monkey
     with pytest.raises(BadInput, match=message), live.connected("auto", None):
         pass
     assert tried == ["auto"]
+
+
+def test_what_ray_s_daemons_print_goes_to_the_log(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failing(monkeypatch, 0)
+    data = {"lines": ["A worker died or was killed"], "pid": "raylet", "is_err": False}
+    printing = live.worker.print_to_stdstream
+    with caplog.at_level("DEBUG"), live.connected("local", tmp_path):
+        live.worker.print_to_stdstream(data, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+    assert caplog.messages == ["Ray: A worker died or was killed"]
+    assert live.worker.print_to_stdstream is printing

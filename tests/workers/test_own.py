@@ -140,3 +140,8 @@ def test_what_cannot_be_pickled(path: Path) -> None:
     stream = sys.stdout.buffer
     with pytest.raises(BadInput, match=r"got function that cannot be sent to the workers \(TypeError: .*\), expected"):
         named(lambda: stream, str(path))
+
+
+def test_what_has_no_name_but_a_digest_is_called_one_of_your_own() -> None:
+    assert own.called("pickle:7f7f2943e5d49e94") == "one of your own"
+    assert [own.called(name) for name in ("mine:mlp", "digits")] == ["mine:mlp", "digits"]
