@@ -509,7 +509,14 @@ class Ledger:
                 self._return(now, id, out, blameless=True)
         if (self._ending is Ending.COMPLETED and not book.complete) or self._ending is Ending.AT_REST:
             self._ending = None
+            for worker in self._told:
+                self._lost(now, worker, out)
         out += self._inquiries.again(shard)
+
+    @property
+    def _told(self) -> list[int]:
+        """Workers that know of an end: they have gone, and if the run goes on after all nothing may wait for them."""
+        return [id for id, worker in self._workers.items() if isinstance(worker.answer, NoMoreLeases)]
 
     def _unfinish(self, id: int) -> bool:
         """Some shard lacks this lease; return whether it was finished."""
@@ -542,6 +549,8 @@ class Ledger:
                     self._book.give_back(record.lease, blameless=record.lease not in self._book.outstanding)
                     if self._ending is Ending.COMPLETED:
                         self._ending = None
+                        for id in self._told:
+                            self._leave(id)
                 case RoundOrdered():
                     self._recall_round(record)
                 case WorkerLeft():
@@ -552,6 +561,8 @@ class Ledger:
                     self._incarnations[record.shard] = record.incarnation
                 case LedgerStopped():
                     self._ending = Ending(record.reason)
+                    for worker in self._workers.values():  # each was told, for all that is known, until it asks again
+                        worker.answer = NoMoreLeases(worker.number, record.reason)
         self._numbers = count((opened << 32) + 1)  # what an earlier ledger asked is not answered to this one
 
     def _recall_grant(self, record: LeaseGranted) -> None:

@@ -41,6 +41,12 @@ def test_whatever_goes_wrong_nothing_is_lost() -> None:
     assert fired.keys() == every, "the schedules bring about all that is to be survived"
 
 
+@pytest.mark.parametrize("seed", [6109, 9870, 10260])
+def test_a_schedule_that_once_never_ended(seed: int) -> None:
+    """Workers that a shard's loss made unfinished work for had gone home, and the gate waited for them."""
+    assert survived(range(seed, seed + 1)).total() > 0
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", range(FIRST_SEED, FIRST_SEED + SEEDS, CHUNK))

@@ -104,8 +104,9 @@ def done(
     errors: int = 1,
     skipped: int = 0,
     auxiliary: tuple[float, ...] = (),
+    incarnations: tuple[int, ...] = (),
 ) -> Finished:
-    return Finished(lease, attempt, loss, errors, skipped, auxiliary)
+    return Finished(lease, attempt, loss, errors, skipped, auxiliary, incarnations)
 
 
 def granted(now: float, index: int, number: int, lease: int, attempt: int = 0, waited: bool = False) -> Outbox:
@@ -670,6 +671,30 @@ def test_a_run_that_a_shard_reopened_is_not_over_for_a_ledger_that_comes_back(ma
     again.rejoin(3.0)
     assert again.status().ending == ""
     assert again.handle(3.0, NextLease(1, 1, None)) == [], "it asks what the shard has, and does not end the run"
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["as it was", "came back"])
+def test_nobody_waits_for_workers_that_were_told_of_an_end_that_was_none(forgotten: bool) -> None:
+    """They have gone. With staleness bounded, who does what is left would else wait for them for ever."""
+    ledger = Ledger(PLAN, 1, SETTINGS, 2, ConsistencySettings("bounded", bound=1))
+    out: Outbox = []
+    outcomes: dict[int, Finished | None] = {0: None, 1: None}
+    for number in range(1, 5):
+        for index in (0, 1):
+            out += ledger.handle(1.0, NextLease(index, number, outcomes[index]))
+            outcomes[index] = done(2 * (number - 1) + index)
+    assert ledger.status().ending == "completed"
+    if forgotten:
+        ledger = Ledger(PLAN, 1, SETTINGS, 2, ConsistencySettings("bounded", bound=1))
+        ledger.recall([item for to, item in out if to == JOURNAL])  # type: ignore[misc]  # they are records
+        ledger.rejoin(2.0)
+    ledger.handle(3.0, Inventory(0, 0, 1, 2, (0, 2), ()))
+    outcome = None
+    for number, lease in enumerate(range(2, 6), start=1):
+        answers = [item for _, item in ledger.handle(4.0, NextLease(2, number, outcome)) if isinstance(item, Granted)]
+        assert [answer.lease.id for answer in answers] == [lease]
+        outcome = done(lease, answers[0].lease.attempt, incarnations=(1,))
+    assert ledger.handle(5.0, NextLease(2, 5, outcome))[-1] == (worker(2), NoMoreLeases(5, "completed"))
 
 
 def test_a_message_for_another_machine_is_an_error_and_changes_nothing(make: Make) -> None:
