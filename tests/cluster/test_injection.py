@@ -42,7 +42,7 @@ every = 5
 [[fault]]
 actor = "shard-1"
 do = "corrupt"
-event = 12
+event = 60
 
 [[fault]]
 actor = "ledger"
@@ -90,16 +90,16 @@ def test_every_planned_fault_fires_and_nothing_is_lost(tmp_path: Path) -> None:
     assert fired["shard-0"] == [("shard-0", 5, "drop"), ("shard-0", 9, "drop")]
     others = [found for found in fired["shard-1"] if found[2] != "duplicate"]
     assert others[0] == ("shard-1", 7, "delay")
-    assert (others[1][2], others[1][1] >= 12, len(others)) == ("corrupt", True, 2)
+    assert (others[1][2], others[1][1] >= 60, len(others)) == ("corrupt", True, 2)
     duplicated = [r for r in journals["shard-1"] if isinstance(r, PushHandled) and r.outcome is Outcome.DUPLICATE]
-    assert len(duplicated) > 3
+    assert len(fired["shard-1"]) - 2 + 1 >= len(duplicated) > 3, "worker-2 asks once more for the answer that it lost"
     assert len(fired["ledger"]) == 4
     assert fired["averager"] == [("averager", 2, "drop")]
     assert sorted(fired["host-0"]) == [("host-0", 30, "delay"), ("worker-2", 6, "drop")]
     refused = {(r.refusal, r.lease) for r in journals["shard-1"] if isinstance(r, ExchangeRefused)}
     failed = [r.lease for r in journals["ledger"] if isinstance(r, LeaseFailed)]
     assert refused == {(Refusal.NOT_FINITE, lease) for lease in failed}
-    assert len(failed) <= 1, "none, if what was corrupted was a push that the shard had already"
+    assert len(failed) == 1
     found = verify(tmp_path / "run")
     assert (found.verdict, found.problems) == (EXACTLY_ONCE, ())
 
