@@ -8,13 +8,14 @@ import sys
 import time  # noqa: TID251 -- Ray is waited for
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 import ray.exceptions
-from ray._private import worker
+from ray._private import services, worker
 
 from cluster import placement
 from cluster.placement import Node
@@ -54,7 +55,7 @@ def connected(address: str, temporary: Path | None, seconds: float = 0.0) -> Ite
     try:
         # Ray puts the directory that it is started in, and that of the program, before everything else on its workers'
         # import path, where a user's own folders named "workers" or "cluster" would take the place of ours.
-        with chdir(temporary or "/"), _nameless():
+        with chdir(temporary or "/"), _nameless(), _apart():
             _init(address, quiet, seconds)
     except Exception as error:
         first = str(error).strip().splitlines()[0]
@@ -103,6 +104,19 @@ def _init(address: str, settings: dict[str, Any], seconds: float) -> None:
                 raise
             ray.shutdown()
             time.sleep(AGAIN_SECONDS)
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Ray's daemons in process groups of their own: what is sent to the run's (Ctrl-C from a terminal, a batch system's
+    SIGTERM) asks the run to end in order, for which it needs them. Ray itself keeps no more than SIGINT from them.
+    """
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen  # type: ignore[misc]
 
 
 @contextmanager

@@ -171,6 +171,8 @@ def test_a_signal_ends_a_run_in_order(tmp_path: Path, number: signal.Signals) ->
     with launched(tmp_path, *LONG) as process:
         assert eventually(lambda: training(tmp_path, 50), 60), "no update"
         family = descendants(psutil.Process(process.pid))
+        alike = [p.pid for p in family if os.getpgid(p.pid) == process.pid]
+        assert alike == [process.pid], "it needs the others to end in order"
         began = time.monotonic()
         os.killpg(process.pid, number)
         _, err = process.communicate(timeout=60)
