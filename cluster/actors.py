@@ -9,6 +9,8 @@ import logging
 import os
 import platform
 import threading
+import time  # noqa: TID251 -- what a process has computed
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -193,6 +195,19 @@ class HostActor:
                 self._host.stop()
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What evaluating beside a run came to.
+
+    Attributes:
+        evaluation: None if the evaluator was lost.
+        core_seconds: That its process has computed since it last answered, or since it began.
+    """
+
+    evaluation: Evaluation | None
+    core_seconds: float
+
+
 class EvaluatorActor:
     """Evaluates the average beside the run."""
 
@@ -200,9 +215,12 @@ class EvaluatorActor:
         adopt(spec.folder, "evaluator")
         torch.set_num_threads(1)
         self._evaluator = Evaluator(spec.model, spec.data, spec.layout)
+        self._accounted = 0.0
 
-    def evaluate(self, weights_N: npt.NDArray[np.float32]) -> Evaluation:
-        return self._evaluator.evaluate(_tensor(weights_N))
+    def evaluate(self, weights_N: npt.NDArray[np.float32]) -> Evaluated:
+        evaluation = self._evaluator.evaluate(_tensor(weights_N))
+        before, self._accounted = self._accounted, time.process_time()
+        return Evaluated(evaluation, self._accounted - before)
 
 
 def _tensor(vector_N: npt.NDArray[np.float32]) -> Tensor:

@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.1
 STATUS_SECONDS = 1.0
 METRICS_SECONDS = 5.0
 ORDERLY_SECONDS = 5.0  # that workers get to finish what they are computing when a run is stopped
-EVALUATOR_START_SECONDS = 3.0  # of one core: what bringing up the evaluator costs
+EVALUATOR_START_SECONDS = 3.0  # of one core: about what bringing up the evaluator costs
 
 
 class Watch:
@@ -65,8 +65,8 @@ class Watch:
         self._status: RunStatus | None = None
         self._moment: Moment | None = None
         self._stop_at: float | None = None
-        self._evaluating_since: float | None = None
-        self._spent = EVALUATOR_START_SECONDS  # core-seconds that evaluation has cost or is about to
+        self._evaluating: Moment | None = None  # when the weights were read that are being evaluated
+        self._spent, self._reserved = 0.0, EVALUATOR_START_SECONDS  # core-seconds of evaluation, so far and on top
         self._evaluated_updates = 0
         self._saved_at, self._saved_updates = self._began, 0
 
@@ -170,19 +170,27 @@ class Watch:
 
     def _evaluate(self, now: float) -> None:
         """Keep an evaluation of the average going, as far as its share of the compute allows."""
-        if self._evaluating_since is not None:
-            evaluation = self._live.evaluation()
-            if evaluation is not None and self._moment:
-                self._spent += now - self._evaluating_since
-                self._evaluating_since = None
-                self._meter.average_error = evaluation.top1_error
-                self._log.evaluation(self._moment, evaluation)
+        if self._evaluating is not None:
+            self._take_evaluation(now, self._evaluating)
             return
         allowed = self._config.run.evaluate_share * len(os.sched_getaffinity(0)) * (now - self._began)
-        updates = self._moment.updates if self._moment else 0
-        if self._spent > allowed or updates == self._evaluated_updates or self._stop_at is not None:
+        if self._moment is None or self._stop_at is not None or self._spent + self._reserved > allowed:
             return
-        if self._live.read(True, self._average_N) > 0:
-            self._evaluated_updates = updates
-            self._evaluating_since = now
+        if self._moment.updates != self._evaluated_updates and self._live.read(True, self._average_N) > 0:
+            self._evaluating = self._moment
+            self._evaluated_updates = self._moment.updates
             self._live.evaluate(self._average_N)
+
+    def _take_evaluation(self, now: float, begun: Moment) -> None:
+        """Write down what the evaluation that was begun then came to, if it has ended."""
+        if (evaluated := self._live.evaluated()) is None:
+            return
+        self._evaluating = None
+        if evaluated.evaluation is None:  # the evaluator was lost, at a cost that it could not tell
+            self._spent += self._reserved
+            self._reserved = EVALUATOR_START_SECONDS
+            return
+        self._spent += evaluated.core_seconds
+        self._reserved = 0.0
+        self._meter.average_error = evaluated.evaluation.top1_error
+        self._log.evaluation(replace(begun, seconds=now + self._earlier), evaluated.evaluation)

@@ -15,7 +15,7 @@ import ray.exceptions
 from torch import Tensor
 
 from cluster import placement
-from cluster.actors import EvaluatorActor
+from cluster.actors import Evaluated, EvaluatorActor
 from cluster.head import Head
 from cluster.live.connection import alive, await_machines, failure
 from cluster.live.depots import Depots
@@ -28,7 +28,6 @@ from ps.errors import BadInput
 from ps.ledger import Ending
 from ps.messages import AVERAGER, LEDGER, Address, Message, Read, ReadDone, Role, Stop
 from ps.wire.client import Peer
-from workers.evaluation import Evaluation
 
 MACHINES_SECONDS = 90.0  # that a run which is taken up waits for the machines it had
 
@@ -193,23 +192,23 @@ class LiveRun:
         self._snapshots.now(seconds)
 
     def evaluate(self, weights_N: Tensor) -> None:
-        """Begin to evaluate these weights beside the run; `evaluation` has the result when it is there."""
+        """Begin to evaluate these weights beside the run; `evaluated` has the result when it is there."""
         if self._evaluator is None:
             options = self._site.options("evaluator", placement.for_driver(alive()).id)
             self._evaluator = ray.remote(EvaluatorActor).options(**options).remote(self._spec)
         self._evaluation = self._evaluator.evaluate.remote(weights_N.numpy())
 
-    def evaluation(self) -> Evaluation | None:
-        """The result of the last `evaluate`, once; None while there is none."""
+    def evaluated(self) -> Evaluated | None:
+        """What the last `evaluate` came to, once; None while it goes on."""
         if self._evaluation is None or not ray.wait([self._evaluation], timeout=0)[0]:
             return None
         call, self._evaluation = self._evaluation, None
         try:
-            evaluation: Evaluation = ray.get(call)
-            return evaluation
+            evaluated: Evaluated = ray.get(call)
+            return evaluated
         except ray.exceptions.RayActorError:
-            self._evaluator = None  # lost: the next evaluation starts another
-            return None
+            self._evaluator = None  # the next evaluation starts another
+            return Evaluated(None, 0.0)
         except ray.exceptions.RayTaskError as error:
             raise failure("the average could not be evaluated", error) from error
 

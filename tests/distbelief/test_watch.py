@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cluster.actors import Evaluated
 from distbelief import watch
 from distbelief.config import Config
 from distbelief.progress import Fact, Moment
@@ -67,7 +68,8 @@ class Run:
     Args:
         ends: When its workers end by themselves.
         obeys: Seconds from a stop to its workers' end.
-        errors: Top-1 error of each evaluation of the average; each takes `takes` seconds.
+        errors: Top-1 error of each evaluation of the average, None where the evaluator is lost; each takes `takes`
+            seconds, in which it computes for `computes`.
         averaged_from: When the average has its first version.
         ending, message: What the ledger says when the workers have ended by themselves.
         loss, auxiliary: Mean losses of the newest leases.
@@ -75,8 +77,8 @@ class Run:
 
     def __init__(self, clock: Clock, **script: Any) -> None:
         given: dict[str, Any] = {
-            "ends": FAR, "obeys": 1.0, "errors": (), "takes": 4.0, "averaged_from": 0.0, "ending": "completed",
-            "message": "", "updates_end": FAR, "loss": 0.5, "auxiliary": (), "notes": (),
+            "ends": FAR, "obeys": 1.0, "errors": (), "takes": 4.0, "computes": 4.0, "averaged_from": 0.0,
+            "ending": "completed", "message": "", "updates_end": FAR, "loss": 0.5, "auxiliary": (), "notes": (),
         }  # fmt: skip
         self._script = SimpleNamespace(**(given | script))
         self._clock = clock
@@ -84,7 +86,7 @@ class Run:
         self._ends = self._script.ends
         self._ending, self._message = self._script.ending, self._script.message
         self.stops: list[tuple[float, Ending]] = []
-        self.evaluated: list[float] = []
+        self.begun: list[float] = []
         self.weights: list[Tensor] = []
         self.statuses = 0
         self.saved: list[float] = []
@@ -137,14 +139,16 @@ class Run:
         return [self._notes.pop()] if self._notes else []
 
     def evaluate(self, weights_N: Tensor) -> None:
-        self.evaluated.append(self._clock.now - BEGAN)
+        self.begun.append(self._clock.now - BEGAN)
         self.weights.append(weights_N.clone())
 
-    def evaluation(self) -> Evaluation | None:
-        assert self.evaluated, "nothing was begun"
-        if self._clock.now - BEGAN < self.evaluated[-1] + self._script.takes:
+    def evaluated(self) -> Evaluated | None:
+        assert self.begun, "nothing was begun"
+        if self._clock.now - BEGAN < self.begun[-1] + self._script.takes:
             return None
-        return Evaluation(next(self._errors, 0.5), 0.0, 1.0, 360)
+        if (error := next(self._errors, 0.5)) is None:
+            return Evaluated(None, 0.0)
+        return Evaluated(Evaluation(error, 0.0, 1.0, 360), self._script.computes)
 
 
 Watched = tuple[Run, watch.Watch, Screen]
@@ -210,15 +214,15 @@ def test_the_target_is_reached_when_the_average_s_error_is_at_most_it(watched: W
     settings: dict[str, object] = {"run.target_error": 0.05, "run.evaluate_share": 1.0}
     run, watch_, screen = watched(settings, errors=(0.3, 0.0501, 0.05, 0.01))
     assert [reason for _, reason in run.stops] == [Ending.TARGET]
-    assert len(run.evaluated) == 3
-    assert run.stops[0][0] == run.evaluated[2] + 4.0
+    assert len(run.begun) == 3
+    assert run.stops[0][0] == run.begun[2] + 4.0
     assert screen.moments[-1].average_error == 0.05
     assert watch_.ending() == (Ending.TARGET, "")
 
 
 def test_without_a_target_no_error_ends_a_run(watched: WatchRun) -> None:
     run, _, _ = watched({"run.evaluate_share": 1.0}, errors=(0.0, 0.0), ends=BEGAN + 20)
-    assert len(run.evaluated) >= 2
+    assert len(run.begun) >= 2
     assert run.stops == []
 
 
@@ -285,39 +289,52 @@ def test_a_healthy_run_is_told_nothing(watched: WatchRun) -> None:
 
 
 def test_evaluation_keeps_to_its_share_of_all_cores(watched: WatchRun) -> None:
-    # 5 % of two cores is 0.1 core-seconds per second: 3 to come up are there after 30 s, 4 more for one after 70 s, ...
-    run, _, _ = watched({"run.evaluate_share": 0.05}, ends=BEGAN + 120)
-    assert run.evaluated == [30.0, 70.0, 110.0]
-    assert [float(weights_N[0]) for weights_N in run.weights] == [BEGAN + 30, BEGAN + 70, BEGAN + 110]
+    # 5 % of two cores is 0.1 core-seconds per second: 3 to come up are there after 30 s. Each then says that it computed
+    # for 4 s, so the next can be had after 40 s and after 80 s.
+    run, _, _ = watched({"run.evaluate_share": 0.05}, ends=BEGAN + 119)
+    assert run.begun == [30.0, 40.0, 80.0]
+    assert [float(weights_N[0]) for weights_N in run.weights] == [BEGAN + 30, BEGAN + 40, BEGAN + 80]
+
+
+def test_waiting_for_a_core_costs_nothing(watched: WatchRun) -> None:
+    run, _, _ = watched({"run.evaluate_share": 0.05}, ends=BEGAN + 60, takes=9.0, computes=0.5)
+    assert run.begun == [30.0, 39.5, 49.0, 58.5]
+
+
+def test_a_lost_evaluator_is_replaced_and_costs_what_another_does(watched: WatchRun) -> None:
+    settings: dict[str, object] = {"run.evaluate_share": 0.05}
+    run, _, screen = watched(settings, ends=BEGAN + 70, errors=(None, 0.25), takes=8.0)
+    assert run.begun == [30.0, 60.0]
+    assert screen.moments[-1].average_error == 0.25
 
 
 def test_half_the_share_means_half_as_often(watched: WatchRun) -> None:
-    run, _, _ = watched({"run.evaluate_share": 0.025}, ends=BEGAN + 120)
-    assert run.evaluated == [60.0]
+    run, _, _ = watched({"run.evaluate_share": 0.025}, ends=BEGAN + 119)
+    assert run.begun == [60.0, 80.0]
 
 
 def test_one_evaluation_at_a_time(watched: WatchRun) -> None:
     run, _, _ = watched({"run.evaluate_share": 1.0}, ends=BEGAN + 30, takes=8.0)
-    assert len(run.evaluated) == 4
-    assert all(later - earlier > 8.0 for earlier, later in zip(run.evaluated, run.evaluated[1:], strict=False))
+    assert len(run.begun) == 4
+    assert all(later - earlier > 8.0 for earlier, later in zip(run.begun, run.begun[1:], strict=False))
 
 
 def test_no_share_means_none(watched: WatchRun) -> None:
     run, _, _ = watched({"run.evaluate_share": 0.0}, ends=BEGAN + 120)
-    assert run.evaluated == []
+    assert run.begun == []
 
 
 def test_there_is_none_before_the_first_average_nor_of_the_same_one_twice(watched: WatchRun) -> None:
     run, _, _ = watched({"run.evaluate_share": 1.0}, averaged_from=10.0, updates_end=BEGAN + 12, ends=BEGAN + 60)
-    assert run.evaluated[0] == 10.0
-    assert run.evaluated[-1] <= 10.0 + 4.0 + 2 * TICK
-    assert len(run.evaluated) == 2  # at 10 s, and of the last updates
+    assert run.begun[0] == 10.0
+    assert run.begun[-1] <= 10.0 + 4.0 + 2 * TICK
+    assert len(run.begun) == 2  # at 10 s, and of the last updates
 
 
 def test_none_is_begun_after_a_stop(watched: WatchRun) -> None:
     run, _, _ = watched({"run.evaluate_share": 1.0}, interrupted_at=1.0, obeys=5.0)
     assert run.stops == [(1.0, Ending.SIGNAL)]
-    assert run.evaluated == []
+    assert run.begun == []
 
 
 # --- what is written down ---------------------------------------------------------------------------------------------
@@ -330,9 +347,10 @@ def test_what_a_person_sees_and_what_is_written(watched: WatchRun, tmp_path: Pat
     assert [(moment.updates, moment.staleness_mean) for moment in screen.moments[1:3]] == [(10, 1.0), (20, 1.0)]
     written = lines(tmp_path)
     assert [(line["kind"], line["seconds"] - BEGAN) for line in written] == [
-        ("train", 0.0), ("train", 5.0), ("evaluation", 9.0), ("train", 10.0), ("train", 12.0),
+        ("train", 0.0), ("train", 5.0), ("evaluation", 9.5), ("train", 10.0), ("train", 12.0),
     ]  # fmt: skip
     assert written[2]["average_top1_error"] == 0.25
+    assert written[2]["updates"] == 10  # of the weights that were evaluated
     assert written[-1]["updates"] == 120
     assert math.isclose(screen.moments[5].images_per_second, 100.0)
     assert screen.moments[-1].average_error == 0.25
