@@ -9,9 +9,11 @@ Shape suffix: N = parameters of the model.
 
 from __future__ import annotations
 
+import math
 import threading
 import time  # noqa: TID251 -- the live clock
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +30,7 @@ from ps.wire.files import JournalWriter
 from ps.wire.mailbox import SharedVectors
 from ps.wire.server import Interference
 from ps.wire.tls import Identity
-from workers.program import Answer, Ask, Compute, Effect, Gradient, Note, Program
+from workers.program import Answer, Ask, Collect, Compute, Effect, Gradient, Note, Program, Send
 
 Write = Callable[[Sequence[Record]], None]
 
@@ -57,13 +59,14 @@ class Connections:
 
 @dataclass(slots=True)
 class _Spent:
-    """Seconds that one worker spent on one lease so far."""
+    """Seconds that one worker spent on one lease so far. `hidden`: that exchanges took while it did something else."""
 
     lease: float = 0.0
     turn: float = 0.0
     decode: float = 0.0
     compute: float = 0.0
     exchange: float = 0.0
+    hidden: float = 0.0
 
 
 class WorkerHost:
@@ -71,8 +74,9 @@ class WorkerHost:
 
     Args:
         workers: Their ids.
-        program: Makes the worker program of one worker: (worker, weights_N) -> Program.
+        program: Makes the worker program of one worker: (worker, buffers for its weights) -> Program.
         elements: N.
+        pulls: Such buffers per worker.
         computations: One for each compute turn that may be taken at once.
         reading: Told of every lease before its worker queues for a turn; closed here.
         connections: The actors.
@@ -84,8 +88,9 @@ class WorkerHost:
     def __init__(
         self,
         workers: Sequence[int],
-        program: Callable[[int, Tensor], Program],
+        program: Callable[[int, tuple[Tensor, ...]], Program],
         elements: int,
+        pulls: int,
         computations: Sequence[Computation],
         reading: Reading,
         connections: Connections,
@@ -96,6 +101,7 @@ class WorkerHost:
         self._workers = tuple(workers)
         self._program = program
         self._elements = elements
+        self._pulls = pulls
         self._turns = Turns(computations)
         self.reading = reading
         # More buffers than turns: a turn goes on while earlier gradients are still on their way to the shards, or wait.
@@ -161,10 +167,10 @@ class WorkerHost:
     # --- one worker, on its thread -----------------------------------------------------------------------------------
 
     def _worker(self, worker: int) -> None:
-        weights_N = self._vectors.vector(self._elements)
+        buffers = tuple(self._vectors.vector(self._elements) for _ in range(self._pulls))
         driver = _Driver(self, worker)
         try:
-            program = self._program(worker, weights_N)
+            program = self._program(worker, buffers)
             answer: Answer = None
             while not self._stopping.is_set():
                 effect = program.send(answer)
@@ -186,8 +192,8 @@ class WorkerHost:
         with self._journal_lock:
             self._journal.write(records)
 
-    def ask(self, requests: Sequence[tuple[Address, Message]]) -> tuple[Message, ...]:
-        return self._loop.run(self._asking.all(requests))
+    def send(self, requests: Sequence[tuple[Address, Message]]) -> Future[tuple[Message, ...]]:
+        return self._loop.begin(self._asking.all(requests))
 
     def pause(self, until: float) -> None:
         """Wait until then, by the monotonic clock, or until the host stops."""
@@ -206,6 +212,18 @@ class WorkerHost:
         self._buffers.give_back(gradient_N)
 
 
+class _Sent:
+    """What was sent and not collected yet. `began`, `answered`: when."""
+
+    def __init__(self, answers: Future[tuple[Message, ...]]) -> None:
+        self.answers = answers
+        self.began, self.answered = time.monotonic(), math.inf
+        answers.add_done_callback(self._done)
+
+    def _done(self, _: object) -> None:
+        self.answered = time.monotonic()
+
+
 class _Driver:
     """Carries out one program's effects and keeps the time."""
 
@@ -213,6 +231,7 @@ class _Driver:
         self._host = host
         self._worker = worker
         self._gradient_N: Tensor | None = None
+        self._sent: _Sent | None = None  # not collected yet
         self._spent = _Spent()
         self._pace = None if host.pace is None else host.pace(worker)
 
@@ -220,6 +239,11 @@ class _Driver:
         match effect:
             case Ask():
                 return self._ask(effect)
+            case Send():
+                self._sent = _Sent(self._host.send(effect.requests))
+                return None
+            case Collect():
+                return self._collect()
             case Compute():
                 return self._compute(effect)
             case Note():
@@ -227,14 +251,19 @@ class _Driver:
                 return None
 
     def release(self) -> None:
-        """Return the gradient buffer, if one is held."""
+        """Return the gradient buffer, if one is held; wait for nothing any more."""
+        if self._sent is not None:
+            self._sent.answers.cancel()
+        self._give_back()
+
+    def _give_back(self) -> None:
         if self._gradient_N is not None:
             self._host.end_buffer(self._gradient_N)
             self._gradient_N = None
 
     def _ask(self, effect: Ask) -> tuple[Message, ...]:
         began = time.monotonic()
-        answers = self._host.ask(effect.requests)
+        answers = self._host.send(effect.requests).result()
         seconds = time.monotonic() - began
         if isinstance(effect.requests[0][1], Exchange):
             self._spent.exchange += seconds
@@ -243,11 +272,20 @@ class _Driver:
                 self._finish(push.lease)
         else:
             self._spent.lease += seconds
-        self.release()
+        self._give_back()
+        return answers
+
+    def _collect(self) -> tuple[Message, ...]:
+        sent, self._sent = self._sent, None
+        assert sent is not None, "a program collects what it sent"
+        began = time.monotonic()
+        answers = sent.answers.result()
+        self._spent.exchange += time.monotonic() - began
+        self._spent.hidden += min(began, sent.answered) - sent.began
         return answers
 
     def _compute(self, effect: Compute) -> Gradient:
-        self.release()
+        self._give_back()
         self._host.reading.granted(self._worker, effect.lease)
         asked = time.monotonic()
         computation = self._host.take_turn()
@@ -276,6 +314,7 @@ class _Driver:
             spent.decode,
             spent.compute,
             spent.exchange,
+            spent.hidden,
         )
         self._host.note([record])
 

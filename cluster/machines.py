@@ -73,7 +73,7 @@ def build_shard(spec: RunSpec, index: int, weights_N: Tensor | None) -> Shard:
         spec.rule.weight_decay,
         spec.program.shard_schedule(spec.schedule).build(spec.plan.examples, spec.plan.samples),
         0 if weights_N is None else spec.average.every,
-        spec.correction.build(spec.rule, spec.cluster.workers, held_N.numel()),
+        spec.correction.build(spec.rule, spec.cluster.workers, held_N.numel(), spec.program.pulls),
         spec.consistency.staging(spec.cluster.workers),
     )
 
@@ -88,8 +88,8 @@ def build_averager(spec: RunSpec) -> Averager:
     return Averager(spec.elements, spec.average, spec.updates)
 
 
-def build_program(spec: RunSpec, bounds: tuple[slice, ...]) -> Callable[[int, Tensor], Program]:
-    """What makes one worker's program: (worker, weights_N) -> Program. `bounds`: of each shard in its weights_N."""
+def build_program(spec: RunSpec, bounds: tuple[slice, ...]) -> Callable[[int, tuple[Tensor, ...]], Program]:
+    """What makes one worker's program; see ProgramSettings.build. `bounds`: of each shard in its weights."""
     schedule = spec.schedule.build(spec.plan.examples, spec.plan.samples)
     return spec.program.build(bounds, spec.plan, schedule, spec.cluster.workers)
 

@@ -41,7 +41,7 @@ from ps.messages import (
     Tick,
     WhoHas,
 )
-from workers.program import Ask
+from workers.program import Ask, Send
 
 RETRY_SECONDS = 0.25
 CALL_SECONDS = 120.0
@@ -178,7 +178,7 @@ class FaultySimulation(Simulation):
 
     # --- workers -----------------------------------------------------------------------------------------------------
 
-    def _ask(self, worker: SimulatedWorker, effect: Ask) -> None:
+    def _ask(self, worker: SimulatedWorker, effect: Ask | Send) -> None:
         self._expect(worker, effect)
         asked = self._asked[worker.id] = _Asked({_key(message): (to, message) for to, message in effect.requests})
         for key in list(asked.open):

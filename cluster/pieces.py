@@ -41,7 +41,7 @@ class Pieces:
 
     Attributes:
         shards, ledger, averager: The state machines, at their beginning.
-        program: Makes one worker's program: (worker, weights_N) -> Program.
+        program: Makes one worker's program: (worker, buffers for its weights) -> Program.
         vectors: Where workers' weights and gradients are; computes each gradient at the moment when it is done.
         vector_bytes: Per shard, what a gradient or the weights take on the wire.
         recorders: Per actor; all workers share that of Address(Role.WORKER).
@@ -50,7 +50,7 @@ class Pieces:
     shards: Sequence[Shard]
     ledger: Ledger
     averager: Averager
-    program: Callable[[int, Tensor], Program]
+    program: Callable[[int, tuple[Tensor, ...]], Program]
     vectors: Vectors
     vector_bytes: Sequence[int]
     recorders: Mapping[Address, Recorder]
@@ -76,7 +76,7 @@ def without_gradients(spec: RunSpec, recorders: Mapping[Address, Recorder]) -> P
         build_ledger(spec),
         build_averager(spec),
         build_program(spec, (slice(0, 0),) * spec.layout.shards),
-        OwnVectors(0, no_gradient),
+        OwnVectors(0, no_gradient, spec.program.pulls),
         _vector_bytes(spec),
         recorders,
     )

@@ -146,6 +146,7 @@ def worker_host(
         workers,
         build_program(spec, spec.bounds),
         spec.layout.size,
+        spec.program.pulls,
         [build_computation(spec, dataset, reading.batch) for _ in range(turns)],
         reading,
         Connections(

@@ -31,7 +31,6 @@ from ps.messages import (
     Address,
     Exchange,
     Exchanged,
-    Lease,
     Message,
     Read,
     ReadDone,
@@ -41,7 +40,7 @@ from ps.messages import (
     WorkerLost,
 )
 from ps.shard import Outbox
-from workers.program import Answer, Ask, Compute, Note, Program
+from workers.program import Answer, Ask, Collect, Compute, Note, Program, Send
 
 TICK_SECONDS = 1.0
 LEDGER_KEY, AVERAGER_KEY = -1, -2
@@ -68,21 +67,30 @@ class Actor:
 
 @dataclass(slots=True)
 class SimulatedWorker:
-    """One logical worker. Invariant: missing counts the Nones in answers, which are in the order of the requests."""
+    """One logical worker. Invariant: missing counts the Nones in answers, which are in the order of the requests.
+
+    Attributes:
+        waiting: Whether it does nothing until it has all answers.
+        sent, asked: When it last sent messages; when it began to wait for what it now waits for.
+        hidden_seconds: That messages took while it did something else.
+    """
 
     id: int
     program: Program
     next_compute_seconds: Callable[[], float]
     answers: dict[int, Message | None] = field(default_factory=dict)  # by the actor's key
     missing: int = 0
-    lease: Lease | None = None
+    waiting: bool = False
+    at: Compute | None = None  # what it computes
     computing: bool = False
-    asked: float = 0.0  # when the last Ask or Compute was made
+    sent: float = 0.0
+    asked: float = 0.0
     pushing: int | None = None  # the lease whose gradient the Ask under way carries
     lease_seconds: float = 0.0  # spent on the lease in hand, as are the following
     turn_seconds: float = 0.0
     compute_seconds: float = 0.0
     exchange_seconds: float = 0.0
+    hidden_seconds: float = 0.0
 
 
 class Simulation:
@@ -261,14 +269,23 @@ class Simulation:
         worker.missing -= 1
         if worker.missing:
             return
+        if not worker.waiting:
+            worker.hidden_seconds += self._agenda.now - worker.sent
+            return
         seconds = self._agenda.now - worker.asked
         if sender is self._ledger:
             worker.lease_seconds += seconds
         else:
             worker.exchange_seconds += seconds
+            worker.hidden_seconds += worker.asked - worker.sent
             if worker.pushing is not None:
                 self._timed(worker, worker.pushing)
-        self._go_on(worker, cast("tuple[Message, ...]", tuple(worker.answers.values())))
+        self._go_on(worker, self._collected(worker))
+
+    @staticmethod
+    def _collected(worker: SimulatedWorker) -> tuple[Message, ...]:
+        worker.waiting = False
+        return cast("tuple[Message, ...]", tuple(worker.answers.values()))
 
     def _go_on(self, worker: SimulatedWorker, answer: Answer) -> None:
         """Tell a worker's program what it waited for, and do what it wants next."""
@@ -283,20 +300,32 @@ class Simulation:
                     self._host.write(effect.records(self._agenda.now))
                     answer = None
                 case Ask():
+                    worker.waiting = True
                     self._ask(worker, effect)
                     return
+                case Send():
+                    self._ask(worker, effect)
+                    if worker.id not in self._workers:
+                        return  # lost with it
+                    answer = None
+                case Collect():
+                    worker.asked = self._agenda.now
+                    worker.waiting = worker.missing > 0
+                    if worker.waiting:
+                        return
+                    answer = self._collected(worker)
                 case Compute():
                     self._take_turn(worker, effect)
                     return
 
-    def _ask(self, worker: SimulatedWorker, effect: Ask) -> None:
+    def _ask(self, worker: SimulatedWorker, effect: Ask | Send) -> None:
         self._expect(worker, effect)
         for to, message in effect.requests:
             self._send(to, message)
 
-    def _expect(self, worker: SimulatedWorker, effect: Ask) -> None:
-        """A worker asks, and waits for all answers."""
-        worker.asked = self._agenda.now
+    def _expect(self, worker: SimulatedWorker, effect: Ask | Send) -> None:
+        """A worker asks, and will need all answers."""
+        worker.asked = worker.sent = self._agenda.now
         worker.missing = len(effect.requests)
         worker.answers = {to.index if to.role is Role.SHARD else LEDGER_KEY: None for to, _ in effect.requests}
         first = effect.requests[0][1]
@@ -304,7 +333,7 @@ class Simulation:
 
     def _take_turn(self, worker: SimulatedWorker, effect: Compute) -> None:
         worker.asked = self._agenda.now
-        worker.lease = effect.lease
+        worker.at = effect
         if self._model.settings.turns and not self._free_turns:
             self._line.append(worker)
             return
@@ -323,8 +352,8 @@ class Simulation:
         worker.computing = False
         worker.compute_seconds += self._agenda.now - worker.asked
         self._end_turn()
-        assert worker.lease is not None
-        self._go_on(worker, self._vectors.compute(worker.id, worker.lease))
+        assert worker.at is not None
+        self._go_on(worker, self._vectors.compute(worker.id, worker.at.lease, worker.at.weights_N))
 
     def _end_turn(self) -> None:
         self._free_turns += 1
@@ -333,8 +362,8 @@ class Simulation:
             self._compute(self._line.popleft())
 
     def _timed(self, w: SimulatedWorker, lease: int) -> None:
-        seconds = (w.lease_seconds, w.turn_seconds, 0.0, w.compute_seconds, w.exchange_seconds)
-        w.lease_seconds = w.turn_seconds = w.compute_seconds = w.exchange_seconds = 0.0
+        seconds = w.lease_seconds, w.turn_seconds, 0.0, w.compute_seconds, w.exchange_seconds, w.hidden_seconds
+        w.lease_seconds = w.turn_seconds = w.compute_seconds = w.exchange_seconds = w.hidden_seconds = 0.0
         self._host.write((WorkerTimed(self._agenda.now, w.id, lease, *seconds),))
 
 

@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 class Vectors(Protocol):
     """What a simulated driver asks of the place where vectors are."""
 
-    def enter(self, worker: int) -> Tensor:
-        """What a new worker's program gets for its weights."""
+    def enter(self, worker: int) -> tuple[Tensor, ...]:
+        """The buffers that a new worker's program gets for its weights."""
 
     def arriving(self, exchange: Exchange) -> Exchange:
         """An exchange as its shard gets it, with the gradient and with room for the weights."""
 
     def pulled(self, exchange: Exchange, reading: Reading) -> None:
-        """The shard filled the weights of this exchange, with what it holds at this version."""
+        """The shard filled the weights of the exchange that arrived last, with what it holds at this version."""
 
-    def compute(self, worker: int, lease: Lease) -> Gradient:
-        """The gradient of this lease at the worker's weights."""
+    def compute(self, worker: int, lease: Lease, weights_N: Tensor) -> Gradient:
+        """The gradient of this lease at the weights in this buffer of the worker's."""
 
     def leave(self, worker: int) -> None:
         """A worker is gone. What it sent is still on its way."""
@@ -49,16 +49,18 @@ class OwnVectors:
     Args:
         elements: N; 0 for a simulation without gradients.
         computation: Computes every worker's gradients.
+        pulls: Buffers that a worker has for its weights.
     """
 
-    def __init__(self, elements: int, computation: Computation) -> None:
+    def __init__(self, elements: int, computation: Computation, pulls: int = 1) -> None:
         self._elements = elements
         self._computation = computation
-        self._of: dict[int, tuple[Tensor, Tensor]] = {}
+        self._pulls = pulls
+        self._gradients: dict[int, Tensor] = {}
 
-    def enter(self, worker: int) -> Tensor:
-        weights_N, _ = self._of[worker] = torch.empty(self._elements), torch.empty(self._elements)
-        return weights_N
+    def enter(self, worker: int) -> tuple[Tensor, ...]:
+        self._gradients[worker] = torch.empty(self._elements)
+        return tuple(torch.empty(self._elements) for _ in range(self._pulls))
 
     def arriving(self, exchange: Exchange) -> Exchange:
         return exchange
@@ -66,11 +68,11 @@ class OwnVectors:
     def pulled(self, exchange: Exchange, reading: Reading) -> None:
         pass
 
-    def compute(self, worker: int, lease: Lease) -> Gradient:
-        return self._computation(lease, *self._of[worker])[0]
+    def compute(self, worker: int, lease: Lease, weights_N: Tensor) -> Gradient:
+        return self._computation(lease, weights_N, self._gradients[worker])[0]
 
     def leave(self, worker: int) -> None:
-        del self._of[worker]
+        del self._gradients[worker]
 
 
 class SharedVectors:
@@ -80,24 +82,28 @@ class SharedVectors:
         bounds: Each shard's slice of the flat vector.
         computation: Computes every worker's gradients.
         copies: Where versions and gradients are kept.
+        pulls: Buffers that a worker has for its weights.
     """
 
-    def __init__(self, bounds: Sequence[slice], computation: Computation, copies: Copies) -> None:
+    def __init__(self, bounds: Sequence[slice], computation: Computation, copies: Copies, pulls: int = 1) -> None:
         self._bounds = bounds
         self._computation = computation
         self._copies = copies
-        self._of: dict[int, dict[int, Reading]] = {}  # per worker, what it read, by shard
+        self._of: dict[int, dict[tuple[int, int], Reading]] = {}  # per worker, what it read, by buffer and shard
+        self._filling = 0  # the buffer that the last exchange to arrive is to fill
         size = bounds[-1].stop
-        self._stand_in_N = torch.empty(1).expand(size)  # the right shape, and no memory
+        self._stand_ins = tuple(torch.empty(1).expand(size) for _ in range(pulls))  # the right shape, and no memory
         self._weights_N, self._gradient_N = torch.empty(size), torch.empty(size)
         self._parts = [(self._weights_N[bound], self._gradient_N[bound]) for bound in bounds]
 
-    def enter(self, worker: int) -> Tensor:
+    def enter(self, worker: int) -> tuple[Tensor, ...]:
         self._of[worker] = {}
-        return self._stand_in_N
+        return self._stand_ins
 
     def arriving(self, exchange: Exchange) -> Exchange:
         weights_N, _ = self._parts[exchange.shard]
+        if exchange.weights_N is not None:
+            self._filling = buffer_of(exchange.weights_N)
         push = exchange.push
         if push is not None:
             key = "gradient", exchange.worker
@@ -109,20 +115,27 @@ class SharedVectors:
     def pulled(self, exchange: Exchange, reading: Reading) -> None:
         if (read := self._of.get(exchange.worker)) is None or exchange.weights_N is None:
             return
-        shard = exchange.shard
+        shard, place = exchange.shard, (self._filling, exchange.shard)
         self._copies.keep((shard, reading), exchange.weights_N)
-        if shard in read:
-            self._copies.release((shard, read[shard]))
-        read[shard] = reading
+        if place in read:
+            self._copies.release((shard, read[place]))
+        read[place] = reading
 
-    def compute(self, worker: int, lease: Lease) -> Gradient:
-        for shard, reading in self._of[worker].items():
-            self._copies.load((shard, reading), self._parts[shard][0])
+    def compute(self, worker: int, lease: Lease, weights_N: Tensor) -> Gradient:
+        used = buffer_of(weights_N)
+        for (buffer, shard), reading in self._of[worker].items():
+            if buffer == used:
+                self._copies.load((shard, reading), self._parts[shard][0])
         gradient, _ = self._computation(lease, self._weights_N, self._gradient_N)
         if gradient.finite:  # else no shard will see it
             self._copies.keep(("gradient", worker), self._gradient_N, len(self._bounds))
         return gradient
 
     def leave(self, worker: int) -> None:
-        for key in self._of.pop(worker).items():
-            self._copies.release(key)
+        for (_, shard), reading in self._of.pop(worker).items():
+            self._copies.release((shard, reading))
+
+
+def buffer_of(weights_N: Tensor) -> int:
+    """Names a buffer of a worker's, given it or a part of it."""
+    return weights_N.untyped_storage().data_ptr()

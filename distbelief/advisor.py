@@ -86,7 +86,7 @@ def stability(config: Config, curvature: float, staleness: float | None = None) 
         staleness: Mean, as it was measured; by default as so many workers will have it. Where not all begin at once,
             that of those who do: the rate falls as the others join.
     """
-    at_first = float(config.consistency.staleness_at_first(config.cluster.workers))
+    at_first = float(config.staleness_at_first)
     if staleness is None or config.consistency.begin:
         staleness = at_first
     rate, momentum = config.schedule.rate, config.rule.momentum

@@ -180,7 +180,17 @@ class Config:
         One, where the implicit momentum is corrected for, or the steps are local.
         """
         alone = self.correction.kind == "implicit-momentum" or self.program.kind in ("local", "elastic")
-        return 1 if alone else 1 + self.consistency.staleness_at_first(self.cluster.workers)
+        return 1 if alone else 1 + self.staleness_at_first
+
+    @property
+    def mean_staleness(self) -> int:
+        """What the mean staleness comes to, in updates."""
+        return self.program.staleness(self.consistency.mean_staleness(self.cluster.workers))
+
+    @property
+    def staleness_at_first(self) -> int:
+        """Likewise of those who begin, if not all workers do."""
+        return self.program.staleness(self.consistency.staleness_at_first(self.cluster.workers))
 
     @property
     def _carried(self) -> OneWorker:
@@ -208,7 +218,7 @@ class Config:
         """Raise BadInput if two sections do not go together."""
         workers = self.cluster.workers
         self.consistency.check(workers)
-        self.correction.check(self.rule, self.consistency.mean_staleness(workers))
+        self.correction.check(self.rule, self.mean_staleness)
         if self.consistency.in_rounds and self.correction.of_each_gradient:
             raise BadInput(
                 f"correction.kind: got {self.correction.kind} with consistency {self.consistency.kind}, expected none, "
@@ -223,6 +233,11 @@ class Config:
             raise BadInput(
                 f"correction.kind: got {correction} with the program {kind}, expected none, staleness-rate or discard: "
                 "the others are for single gradients"
+            )
+        if self.program.prefetch and self.consistency.in_rounds:
+            raise BadInput(
+                f"program.prefetch: got true with consistency {self.consistency.kind}, expected false: "
+                "there a gradient is of the newest round's weights, which nobody can pull ahead"
             )
         if kind == "local" and self.rule.rule not in ("sgd", "momentum", "nesterov"):
             raise BadInput(

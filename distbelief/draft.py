@@ -118,6 +118,7 @@ def facts_of(config: Config, drafted: Draft) -> dict[str, Any]:
         "correction": config.correction.kind,
         "program": config.program.kind,
         "policy": config.policy_note,
+        "prefetch": config.program.prefetch,
         "replayable": config.program.pure,
         "data_fingerprint": drafted.dataset.fingerprint(),
     }

@@ -305,6 +305,7 @@ class Launch:
                     "total_samples": self._spec.plan.samples,
                     "join": join,
                     "policy": self._config.policy_note,
+                    "prefetch": self._spec.program.prefetch,
                 }
                 self._connected(live.targets, facts)
                 live.moved.append(lambda targets: self._connected(targets, facts))

@@ -22,13 +22,13 @@ CALLS_PER_SHARD = 4  # mailboxes in use at once, each a gradient and a weight ve
 def needed_bytes(spec: RunSpec, turns: int) -> int:
     """Memory that a run on one machine takes, without the images and activations of its batches."""
     vectors = 1 + len(spec.rule.build().slots) + WAITING_SAMPLES + 2 * CALLS_PER_SHARD  # the shards'
-    vectors += spec.correction.vectors(spec.cluster.workers)
+    vectors += spec.correction.vectors(spec.cluster.workers, spec.program.pulls)
     vectors += spec.cluster.workers if spec.consistency.in_rounds else 0  # gradients that wait for their round
     replicas = 1 + spec.cluster.replicas
     vectors *= replicas
     vectors += 1  # the averager's
-    vectors += spec.cluster.workers * spec.program.vectors_per_worker
-    vectors += spec.cluster.workers + turns * 5  # the hosts': weights per worker; model, gradients in flight per turn
+    vectors += spec.cluster.workers * (spec.program.pulls + spec.program.vectors_per_worker)
+    vectors += turns * 5  # the hosts': model, gradients in flight
     vectors += 0 if spec.pace is None else spec.cluster.workers  # gradients that take their time
     processes = spec.layout.shards * replicas + 2 + turns + 2
     return vectors * spec.layout.size * FLOAT_BYTES + processes * PROCESS_BYTES + RAY_BYTES

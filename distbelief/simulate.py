@@ -202,9 +202,10 @@ class _Simulate:
         dataset = self._drafted.dataset
         batches = build_batches(self._spec, dataset, UnreadableList(self._spec.unreadable).add)
         computation = build_computation(self._spec, dataset, batches.batch)
-        vectors: Vectors = SharedVectors(self._spec.bounds, computation, copies)
+        pulls = self._spec.program.pulls
+        vectors: Vectors = SharedVectors(self._spec.bounds, computation, copies, pulls)
         if self._spec.program.steps_in_place or self._spec.faults or self._spec.cluster.replicas:
-            vectors = OwnVectors(self._spec.layout.size, computation)
+            vectors = OwnVectors(self._spec.layout.size, computation, pulls)
         self._trace = Trace(vectors, self._spec.elements[0], self._config.run.seed)
         if advisor.measurable(self._config):
             self._advise()

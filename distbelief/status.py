@@ -128,6 +128,7 @@ class Running:
         strangers: Calls that the actors refused because they came without the run's token.
         join: Where processes outside the cluster may join.
         policy: What the policy made of one worker's settings; empty if nothing.
+        prefetch: Whether workers pull ahead.
         warnings: What the run's driver has warned of; read from the run directory, and empty where that is not.
     """
 
@@ -143,6 +144,7 @@ class Running:
     strangers: int
     join: str = field(default="", kw_only=True)
     policy: str = field(default="", kw_only=True)
+    prefetch: bool = field(default=False, kw_only=True)
     warnings: tuple[str, ...] = field(default=(), kw_only=True)
     state: str = field(default="running", kw_only=True)
 
@@ -167,7 +169,9 @@ class Running:
         if self.shards:
             memory = sum(shard.by_memory for shard in self.shards)
             network = sum(shard.by_network for shard in self.shards)
-            lines.append(("vectors", f"{memory:,} exchanges through shared memory, {network:,} over the network"))
+            ahead = ", weights pulled ahead" if self.prefetch else ""
+            told = f"{memory:,} exchanges through shared memory, {network:,} over the network{ahead}"
+            lines.append(("vectors", told))
             lines.append(("kernel", ", ".join(sorted({shard.kernel for shard in self.shards}))))
         if self.join:
             lines.append(("to join", rendezvous.command(self.join, Path(self.run))))
@@ -274,6 +278,7 @@ def running(folder: Path, path: Path | None = None) -> Running | None:
         sum(traffic.unauthenticated for _, traffic in said),
         join=str(content.get("join", "")),
         policy=str(content.get("policy", "")),
+        prefetch=bool(content.get("prefetch", False)),
         warnings=tuple(warnings_of(folder)),
         state=f"ending: {ledger.ending}" if ledger and ledger.ending else "running",
     )

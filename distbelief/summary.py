@@ -133,7 +133,7 @@ class Account:
             case FaultFired():
                 self.faults[record.do] += 1
             case WorkerTimed():
-                for name in PARTS:
+                for name in (*PARTS, "hidden"):
                     self.seconds[name] += getattr(record, f"{name}_seconds")
 
     def _applied(self, actor: str, made: _Applied) -> None:

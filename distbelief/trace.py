@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cluster.vectors import buffer_of
 from distbelief.measures import Motion, effective_motion, gap
 from ps.streams import torch_stream
 
@@ -50,29 +51,32 @@ class Trace:
         self._chosen_K = order_N[:LOOKED_AT].sort().values
         self._weights: dict[int, Tensor] = {}
         self._gradients: dict[int, Tensor] = {}
-        self._read: dict[int, int] = {}  # worker to the version it pulled
+        self._read: dict[tuple[int, int], int] = {}  # worker and buffer to the version it pulled
+        self._filling = 0  # the buffer that the last exchange to arrive is to fill
         self._gaps: list[float] = []
 
-    def enter(self, worker: int) -> Tensor:
+    def enter(self, worker: int) -> tuple[Tensor, ...]:
         return self._vectors.enter(worker)
 
     def arriving(self, exchange: Exchange) -> Exchange:
+        if exchange.weights_N is not None:
+            self._filling = buffer_of(exchange.weights_N)
         return self._vectors.arriving(exchange)
 
     def pulled(self, exchange: Exchange, reading: Reading) -> None:
         self._vectors.pulled(exchange, reading)
         if exchange.shard != 0 or exchange.weights_N is None:
             return
-        self._read[exchange.worker] = reading.version
+        self._read[exchange.worker, self._filling] = reading.version
         if reading.version >= MOST_VERSIONS:
             return
         now_K = self._weights[reading.version] = exchange.weights_N[self._chosen_K]
         if exchange.push is not None and (read_K := self._weights.get(exchange.push.read[0].version)) is not None:
             self._gaps.append(gap(now_K, read_K))
 
-    def compute(self, worker: int, lease: Lease) -> Gradient:
-        gradient = self._vectors.compute(worker, lease)
-        read = self._read.get(worker, MOST_VERSIONS)
+    def compute(self, worker: int, lease: Lease, weights_N: Tensor) -> Gradient:
+        gradient = self._vectors.compute(worker, lease, weights_N)
+        read = self._read.get((worker, buffer_of(weights_N)), MOST_VERSIONS)
         if read < MOST_VERSIONS and gradient.finite:
             self._gradients[read] = gradient.gradient_N[self._chosen_K]
         return gradient
@@ -81,7 +85,9 @@ class Trace:
         self._vectors.leave(worker)
 
     def gap(self) -> Gap | None:
-        """None before the first update, and where the weights went beyond what is finite."""
+        """None before the first update, where the weights went beyond what is finite, and where pushes do not pull: it is
+        measured where one exchange does both.
+        """
         if not self._gaps or not math.isfinite(sum(self._gaps)):
             return None
         return Gap(sum(self._gaps) / len(self._gaps), max(self._gaps))

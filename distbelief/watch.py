@@ -141,7 +141,7 @@ class Watch:
             workers,
             [shard.version for shard in status.shards],
             moment.staleness_mean,
-            consistency.mean_staleness(self._config.cluster.workers),
+            self._config.mean_staleness,
             consistency.in_rounds,
             moment.updates_per_second,
         )

@@ -91,17 +91,19 @@ class CorrectionSettings:
                 "many workers: below it hardly any gradient would ever be applied"
             )
 
-    def vectors(self, workers: int) -> int:
-        """Vectors of a shard's length that it keeps, at most: its slots, its work space and the weights of open
-        pulls."""
+    def vectors(self, workers: int, pulls: int = 1) -> int:
+        """Vectors of a shard's length that it keeps, at most: its slots, its work space and the weights of open pulls,
+        so many of each worker.
+        """
         own = {"dc-asgd": 1, "dc-asgd-adaptive": 2, "gap-aware": 3, "dana": 1 + workers}.get(self.kind, 0)
-        return own + (workers if self.needs_pulls else 0)
+        return own + (workers * pulls if self.needs_pulls else 0)
 
-    def build(self, rule: RuleSettings, workers: int, elements: int) -> Correction:
+    def build(self, rule: RuleSettings, workers: int, elements: int, pulls: int = 1) -> Correction:
         """The correction of one shard, with its state at the start.
 
         Args:
             elements: Parameters that the shard holds.
+            pulls: Pulls of one worker whose gradients may be to come.
         """
         from ps import corrections
 
@@ -111,11 +113,13 @@ class CorrectionSettings:
             case "discard":
                 return corrections.Discard(self.limit or 4 * workers)
             case "dc-asgd":
-                return corrections.DelayCompensation(self.strength, elements)
+                return corrections.DelayCompensation(self.strength, elements, pulls)
             case "dc-asgd-adaptive":
-                return corrections.AdaptiveDelayCompensation(self.adaptive_strength, self.decay, self.epsilon, elements)
+                return corrections.AdaptiveDelayCompensation(
+                    self.adaptive_strength, self.decay, self.epsilon, elements, pulls
+                )
             case "gap-aware":
-                return corrections.GapAware(self.decay, elements)
+                return corrections.GapAware(self.decay, elements, pulls)
             case "implicit-momentum":
                 return corrections.ImplicitMomentum(self.decay)
             case "dana":

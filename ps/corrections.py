@@ -142,12 +142,17 @@ class Discard(Correction):
 
 
 class _WithPulls(Correction):
-    """What the corrections share that compare the weights of now with those that the gradient's own pull read."""
+    """What the corrections share that compare the weights of now with those that the gradient's own pull read.
+
+    Args:
+        elements: N.
+        pulls: Pulls of one worker whose gradients may be to come.
+    """
 
     blind = False
 
-    def __init__(self, elements: int) -> None:
-        self._pulls = OpenPulls()
+    def __init__(self, elements: int, pulls: int) -> None:
+        self._pulls = OpenPulls(pulls)
         self._corrected_N = torch.empty(elements)
 
     def holds(self, worker: int, version: int) -> bool:
@@ -178,8 +183,8 @@ class DelayCompensation(_WithPulls):
     Source: Zheng et al. 2017, equation 10 (lambda 0.04).
     """
 
-    def __init__(self, strength: float, elements: int) -> None:
-        super().__init__(elements)
+    def __init__(self, strength: float, elements: int, pulls: int = 1) -> None:
+        super().__init__(elements, pulls)
         self._strength = strength
 
     def weigh(self, arrival: Arrival, w_N: Tensor, g_N: Tensor) -> Worth:
@@ -200,8 +205,8 @@ class AdaptiveDelayCompensation(_WithPulls):
     Source: Zheng et al. 2017, section 6 (lambda 2, decay 0.95, epsilon 1e-7).
     """
 
-    def __init__(self, strength: float, decay: float, epsilon: float, elements: int) -> None:
-        super().__init__(elements)
+    def __init__(self, strength: float, decay: float, epsilon: float, elements: int, pulls: int = 1) -> None:
+        super().__init__(elements, pulls)
         self._strength, self._decay, self._epsilon = strength, decay, epsilon
         self._squares_N = torch.zeros(elements)
 
@@ -238,8 +243,8 @@ class GapAware(_WithPulls):
     Source: Barkai, Hakimi, Schuster 2020, section 4; that c is a moving mean of the steps' size is our reading.
     """
 
-    def __init__(self, decay: float, elements: int) -> None:
-        super().__init__(elements)
+    def __init__(self, decay: float, elements: int, pulls: int = 1) -> None:
+        super().__init__(elements, pulls)
         self._decay = decay
         self._steps_N = torch.zeros(elements)
         self._before_N = torch.empty(elements)

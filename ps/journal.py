@@ -314,7 +314,7 @@ class WorkerExchanged(Entry, frozen=True, tag=14):
 
 class WorkerTimed(Entry, frozen=True, tag=15):
     """Where a worker's time for one lease went, in seconds. `decode_seconds`: until its batch was there; little of it
-    if the batch was read ahead.
+    if the batch was read ahead. `hidden_seconds`: that exchanges took besides, while it computed.
     """
 
     now: float
@@ -325,6 +325,7 @@ class WorkerTimed(Entry, frozen=True, tag=15):
     decode_seconds: float
     compute_seconds: float
     exchange_seconds: float
+    hidden_seconds: float = 0.0
 
 
 class FaultFired(Entry, frozen=True, tag=40):

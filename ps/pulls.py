@@ -1,8 +1,8 @@
 """Open pulls: what the weights were when each worker that still computes pulled them.
 
 Some corrections compare a gradient's own weights with those of now. A push names the version that it read; its weights
-are kept here from the pull until the worker's next one. Workers that read the same version share one copy, so there are
-at most as many as workers with a gradient in flight.
+are kept here from the pull until the worker's next one, or the one after it, where workers pull ahead. Workers that
+read the same version share one copy, so there are at most as many as pulls with a gradient to come.
 
 A retry of an exchange pulls again, and whose answer the worker took is not known: the versions of one exchange are kept
 together. A worker that is not heard of while every other one was heard SILENT_ROUNDS times is taken for lost.
@@ -37,60 +37,73 @@ def silent(heard: Mapping[int, int], version: int) -> list[int]:
 
 @dataclass(slots=True)
 class _Pulled:
-    """One worker's newest exchange and the versions that it read (several after a retry). Invariant: never empty."""
+    """A recent exchange of a worker and the versions that it read (several after a retry). Invariant: never empty."""
 
     number: int
     versions: list[int]
 
 
 class OpenPulls:
-    """The weights of open pulls. Invariant: a version is kept if and only if some worker's newest exchange read it."""
+    """The weights of open pulls. Invariant: a version is kept if and only if one of the exchanges kept read it.
 
-    def __init__(self) -> None:
+    Args:
+        pulls: Exchanges kept of each worker, the newest.
+    """
+
+    def __init__(self, pulls: int = 1) -> None:
+        self._pulls = pulls
         self._weights: dict[int, Tensor] = {}
-        self._readers: dict[int, int] = {}  # version -> workers that read it
-        self._workers: dict[int, _Pulled] = {}
+        self._readers: dict[int, int] = {}  # version -> exchanges that read it
+        self._workers: dict[int, list[_Pulled]] = {}  # newest last; never empty
 
     def __len__(self) -> int:
         """Vectors kept."""
         return len(self._weights)
 
     def keep(self, worker: int, number: int, version: int, w_N: Tensor) -> None:
-        """Remember that exchange `number` of this worker pulled these weights; its earlier ones are forgotten."""
-        pulled = self._workers.get(worker)
-        if pulled is not None and (number < pulled.number or (number == pulled.number and version in pulled.versions)):
+        """Remember that exchange `number` of this worker pulled these weights; its oldest one may be forgotten."""
+        kept = self._workers.setdefault(worker, [])
+        newest = kept[-1] if kept else None
+        if newest is not None and (number < newest.number or (number == newest.number and version in newest.versions)):
             return
         if version not in self._weights:
             self._weights[version] = w_N.clone()
         self._readers[version] = self._readers.get(version, 0) + 1
-        if pulled is not None and number == pulled.number:
-            pulled.versions.append(version)
+        if newest is not None and number == newest.number:
+            newest.versions.append(version)
             return
-        self._forget(worker)
-        self._workers[worker] = _Pulled(number, [version])
+        if len(kept) == self._pulls:
+            self._forget(kept.pop(0))
+        kept.append(_Pulled(number, [version]))
         if version % len(self._workers) == 0:  # now and then: it looks at every worker
-            for lost in silent({worker: each.versions[-1] for worker, each in self._workers.items()}, version):
-                self._forget(lost)
+            for lost in silent({worker: each[-1].versions[-1] for worker, each in self._workers.items()}, version):
+                for pulled in self._workers.pop(lost):
+                    self._forget(pulled)
 
     def find(self, worker: int, version: int) -> Tensor | None:
-        """The weights that this worker's newest exchange read at this version, or None."""
-        pulled = self._workers.get(worker)
-        return self._weights[version] if pulled is not None and version in pulled.versions else None
+        """The weights that a newest exchange of this worker read at this version, or None."""
+        held = any(version in pulled.versions for pulled in self._workers.get(worker, ()))
+        return self._weights[version] if held else None
 
     def state(self) -> tuple[tuple[PulledState, ...], dict[int, Tensor]]:
         """The open pulls, and the weights that they read; those never change, so they are not copied."""
-        pulls = [PulledState(worker, each.number, tuple(each.versions)) for worker, each in self._workers.items()]
-        return tuple(pulls), dict(self._weights)
+        pulls = tuple(
+            PulledState(worker, each.number, tuple(each.versions))
+            for worker, kept in self._workers.items()
+            for each in kept
+        )
+        return pulls, dict(self._weights)
 
     def recall(self, pulls: Iterable[PulledState], weights: Mapping[int, Tensor]) -> None:
         """Keep what `state` wrote down, and nothing else."""
         self._weights = dict(weights)
-        self._workers = {each.worker: _Pulled(each.number, list(each.versions)) for each in pulls}
-        self._readers = Counter(version for each in self._workers.values() for version in each.versions)
+        self._workers = {}
+        for each in sorted(pulls, key=lambda each: each.number):
+            self._workers.setdefault(each.worker, []).append(_Pulled(each.number, list(each.versions)))
+        self._readers = Counter(v for kept in self._workers.values() for each in kept for v in each.versions)
 
-    def _forget(self, worker: int) -> None:
-        pulled = self._workers.pop(worker, None)
-        for version in pulled.versions if pulled is not None else ():
+    def _forget(self, pulled: _Pulled) -> None:
+        for version in pulled.versions:
             self._readers[version] -= 1
             if not self._readers[version]:
                 del self._readers[version], self._weights[version]

@@ -87,9 +87,9 @@ class LocalSgd:
 
 
 def elastic(
-    worker: int, bounds: tuple[slice, ...], weights_N: Tensor, plan: LeasePlan, schedule: Schedule, elasticity: float
+    worker: int, bounds: tuple[slice, ...], center_N: Tensor, plan: LeasePlan, schedule: Schedule, elasticity: float
 ) -> Program:
-    """EASGD: the worker's own copy w, in `weights_N`, lives as long as the worker.
+    """EASGD: the worker's own copy w lives as long as the worker. `center_N`: what pulls fill and pushes carry.
 
     H times:        w <- w - alpha * g
     at the end:     pull c;  e = a * (w - c);  w <- w - e;  push -e, to a shard that adds it: c <- c + e
@@ -98,10 +98,9 @@ def elastic(
 
     Source: Zhang, Choromanska, LeCun 2015, algorithm 1 (asynchronous EASGD), with a = rho * alpha as its own number.
     """
-    center_N = torch.zeros_like(weights_N)
     link = Link(worker, bounds, center_N)
     yield from link.pull()
-    weights_N.copy_(center_N)
+    weights_N = center_N.clone()
     word: Word | None = None
     while (lease := (yield from link.next_lease(word))) is not None:
         tally = yield from _descend(plan, schedule, link.samples, lease, weights_N)

@@ -5,6 +5,7 @@ one) has no say in what it wants. It has no state but the weights it pulled, and
 
 The pull comes right after the push, in the same exchange, and before the worker asks for anything that it may have to
 wait for (a lease, a compute turn); so a gradient's staleness is that of W workers, however few cores they share.
+workers.ahead pulls earlier than that.
 
 Shape suffix: N = parameters of the model, all shards together.
 """
@@ -46,6 +47,18 @@ class Ask(Struct, frozen=True):
     """Send these messages, all at once; go on with their answers, in the same order."""
 
     requests: tuple[tuple[Address, Message], ...]
+
+
+class Send(Struct, frozen=True):
+    """Send these messages, all at once; go on with None, without waiting. Only Compute, Note and Collect may follow
+    before the answers are collected.
+    """
+
+    requests: tuple[tuple[Address, Message], ...]
+
+
+class Collect(Struct, frozen=True):
+    """Go on with the answers to what was sent, in the same order, once they are here."""
 
 
 class Compute(Struct, frozen=True):
@@ -99,7 +112,7 @@ class Gradient(Struct, frozen=True):
 
 Word = Finished | Failed | Discarded
 _NO_FAULT = (Refusal.INCARNATION, Refusal.FORGOTTEN)  # what was read is lost: the lease is as good as before
-Effect = Ask | Compute | Note
+Effect = Ask | Send | Collect | Compute | Note
 Answer = tuple[Message, ...] | Gradient | None
 Program = Generator[Effect, Answer, None]
 
@@ -133,16 +146,21 @@ class Tally:
 class Link:
     """The worker's side of everything it says to the shards and the ledger: cuts vectors, counts, reads the answers.
 
+    Args:
+        weights: Each float32, shape (N,). Pulls fill the first; `pull_ahead` goes over to the next.
+
     Attributes:
         read: What the newest pull read, per shard.
-        samples: Samples applied on the shards as of the newest exchange, the least of them: schedules follow it.
+        samples: Samples applied on the shards as of the newest exchange (of the newest pull, if it pulls ahead), the
+            least of them: schedules follow it.
     """
 
-    def __init__(self, worker: int, bounds: tuple[slice, ...], weights_N: Tensor) -> None:
+    def __init__(self, worker: int, bounds: tuple[slice, ...], *weights: Tensor) -> None:
         self._worker = worker
         self._bounds = bounds
         self._shards = tuple(Address(Role.SHARD, shard) for shard in range(len(bounds)))
-        self._weights = tuple(weights_N[bound] for bound in bounds)
+        self._weights = [tuple(weights_N[bound] for bound in bounds) for weights_N in weights]
+        self._filling = 0  # which of them
         self._gradient_N: Tensor | None = None  # the newest that was pushed
         self._gradients: tuple[Tensor, ...] = ()  # and its parts: mostly it is the same buffer again
         self._exchanges = self._requests = 0
@@ -195,15 +213,32 @@ class Link:
             return Discarded(lease.id, lease.attempt)
         return Finished(lease.id, lease.attempt, means[0], tally.errors, tally.skipped, means[1:], self._incarnations)
 
+    def pull_ahead(self) -> Program:
+        """Begin to fill the next weights with the newest ones; `arrived` ends it. Later pulls fill them, too."""
+        self._filling = (self._filling + 1) % len(self._weights)
+        yield Send(self._requests_of(None, True))
+
+    def arrived(self) -> Program:
+        """Wait for what `pull_ahead` began."""
+        yield from self._heard(-1, cast("tuple[Exchanged | Refused, ...]", (yield Collect())), True)
+
     def _exchange(self, lease: int, pushes: Sequence[Push] | None, pull: bool) -> Program:
         """One exchange with every shard, all at once."""
+        answers = yield Ask(self._requests_of(pushes, pull))
+        yield from self._heard(lease, cast("tuple[Exchanged | Refused, ...]", answers), pull)
+
+    def _requests_of(self, pushes: Sequence[Push] | None, pull: bool) -> tuple[tuple[Address, Message], ...]:
         self._exchanges += 1
+        weights = self._weights[self._filling]
         requests = []
         for shard, address in enumerate(self._shards):
             push = None if pushes is None else pushes[shard]
-            weights_N = self._weights[shard] if pull else None
+            weights_N = weights[shard] if pull else None
             requests.append((address, Exchange(self._worker, self._exchanges, shard, push, weights_N)))
-        answers = cast("tuple[Exchanged | Refused, ...]", (yield Ask(tuple(requests))))
+        return tuple(requests)
+
+    def _heard(self, lease: int, answers: Sequence[Exchanged | Refused], pull: bool) -> Program:
+        """What the shards answered. `lease`: as in Note."""
         self._refused, self._discarded = None, False
         done = []
         for answer in answers:
@@ -214,10 +249,11 @@ class Link:
                 self._refused = answer
         yield Note(self._worker, lease, tuple(done))
         if self._refused is None:
-            self.samples = min([answer.samples for answer in done])
             self._incarnations = tuple([answer.reading.incarnation for answer in done])
             if pull:
                 self.read = tuple([answer.reading for answer in done])
+            if pull or len(self._weights) == 1:  # else the next gradient is of weights pulled before
+                self.samples = min([answer.samples for answer in done])
 
 
 class Delivery(Struct, frozen=True):

@@ -30,6 +30,7 @@ class ProgramSettings:
         fetch_every: downpour only: batches between two pulls, a divisor of push_every; 0 for push_every.
         outer_rate: local only: the shard's rate for what comes of a lease; the schedule's is the local steps'.
         elasticity: elastic only: a; 0 for 0.9 over the number of workers.
+        prefetch: Whether a worker pulls the weights for its next lease while it computes (workers.ahead).
     """
 
     kind: str = "gradient"
@@ -37,6 +38,7 @@ class ProgramSettings:
     fetch_every: int = 0
     outer_rate: float = 0.7
     elasticity: float = 0.0
+    prefetch: bool = False
 
     def __post_init__(self) -> None:
         expected = f"one of {', '.join(PROGRAMS)}{nearest(self.kind, PROGRAMS)}"
@@ -54,6 +56,8 @@ class ProgramSettings:
         divides = self.fetch_every == 0 or self.push_every % self.fetch_every == 0
         expected = f"a divisor of push_every, {self.push_every}"
         require(divides, "program.fetch_every", self.fetch_every, expected)
+        expected = "false with the program elastic, or with a fetch_every below push_every: these pull in between"
+        require(self.pure or not self.prefetch, "program.prefetch", self.prefetch, expected)
 
     @property
     def pure(self) -> bool:
@@ -66,9 +70,18 @@ class ProgramSettings:
         return self.kind != "gradient"
 
     @property
+    def pulls(self) -> int:
+        """Pulls of one worker, at most, of which it has not pushed yet what came of them: each has its own weights."""
+        return 1 + self.prefetch
+
+    @property
     def vectors_per_worker(self) -> int:
-        """Vectors that a worker has besides its weights, at most."""
+        """Vectors that a worker has besides those that its pulls fill, at most."""
         return int(self.steps_in_place)
+
+    def staleness(self, mean: int) -> int:
+        """Mean staleness in updates, where it would be so much without prefetch."""
+        return 2 * mean + 1 if self.prefetch else mean
 
     def shard_schedule(self, schedule: ScheduleSettings) -> ScheduleSettings:
         """The schedule of the shards' updates, where the run's is that of the local steps."""
@@ -99,18 +112,21 @@ class ProgramSettings:
 
     def build(
         self, bounds: tuple[slice, ...], plan: LeasePlan, schedule: Schedule, workers: int
-    ) -> Callable[[int, Tensor], Program]:
-        """What makes one worker's program: (worker, weights_N) -> Program.
+    ) -> Callable[[int, tuple[Tensor, ...]], Program]:
+        """What makes one worker's program, given as many buffers for its weights as it has `pulls`.
 
         Args:
-            bounds: Of each shard in weights_N.
+            bounds: Of each shard in the weights.
             schedule: Of the local steps.
         """
+        from workers.ahead import work_ahead
         from workers.local import elastic
         from workers.program import work
 
         if self.kind == "elastic":
             elasticity = self.elasticity or 0.9 / workers
-            return lambda worker, weights_N: elastic(worker, bounds, weights_N, plan, schedule, elasticity)
+            return lambda worker, buffers: elastic(worker, bounds, buffers[0], plan, schedule, elasticity)
         steps = self.steps(plan, schedule)
-        return lambda worker, weights_N: work(worker, bounds, weights_N, steps)
+        if self.prefetch:
+            return lambda worker, buffers: work_ahead(worker, bounds, (buffers[0], buffers[1]), steps)
+        return lambda worker, buffers: work(worker, bounds, buffers[0], steps)

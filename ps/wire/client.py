@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -295,13 +296,15 @@ class Loop:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run on the loop, wait for the result. Raises RuntimeError if it is closed."""
+        return self.begin(coroutine).result()
+
+    def begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run on the loop, without waiting. Raises RuntimeError if it is closed."""
         with self._lock:
-            if not self._closed:
-                future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-            else:
+            if self._closed:
                 coroutine.close()
                 raise RuntimeError("got a call to a loop that is closed")
-        return future.result()
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a plain function on the loop's thread."""

@@ -132,7 +132,7 @@ def carried_out(chosen: Scheduled, kind: type[CrashingSimulation] = CrashingSimu
     shards = [Address(Role.SHARD, shard) for shard in range(spec.layout.shards)]
     journals = {address: Records() for address in [*shards, LEDGER, AVERAGER, WORKER]}
     computation = Quadratic(noise=0.1, seed=seed)
-    vectors = OwnVectors(spec.layout.size, computation)
+    vectors = OwnVectors(spec.layout.size, computation, spec.program.pulls)
 
     def anew() -> Pieces:
         return with_gradients(spec, INITIAL_N, vectors, journals)

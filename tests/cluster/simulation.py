@@ -101,9 +101,10 @@ def simulated(
         pieces = without_gradients(spec, journals)
     else:
         assert weights_N is not None
-        vectors: Vectors = OwnVectors(spec.layout.size, computation)
+        vectors: Vectors = OwnVectors(spec.layout.size, computation, spec.program.pulls)
         if memory_bytes is not None:
-            vectors = SharedVectors(spec.bounds, computation, copies := Copies(memory_bytes, spec.layout.size))
+            copies = Copies(memory_bytes, spec.layout.size)
+            vectors = SharedVectors(spec.bounds, computation, copies, spec.program.pulls)
         pieces = with_gradients(spec, weights_N, vectors, journals)
     prepare(pieces.ledger)
     settings = model or SimulateSettings()

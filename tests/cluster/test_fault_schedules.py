@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from tests.cluster.schedules import check, run
+from tests.cluster.schedules import carried_out, check, drawn, run
+from workers.program_settings import ProgramSettings
 
 FAST_SEEDS, CHUNK = 180, 50
 FIRST_SEED = int(os.environ.get("DISTBELIEF_FIRST_SEED", "1000"))
@@ -31,6 +33,14 @@ def survived(seeds: range) -> Counter[tuple[str, str]]:
             ) from error
         fired += ran.fired
     return fired
+
+
+def test_nor_with_prefetch() -> None:
+    for seed in range(40):
+        chosen = drawn(seed)
+        if not chosen.spec.consistency.in_rounds:
+            ran = carried_out(replace(chosen, spec=replace(chosen.spec, program=ProgramSettings(prefetch=True))))
+            check(ran)
 
 
 def test_whatever_goes_wrong_nothing_is_lost() -> None:

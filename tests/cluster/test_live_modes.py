@@ -28,6 +28,9 @@ CHOICES: dict[str, dict[str, object]] = {
     "downpour": {"program__kind": "downpour", "program__push_every": 3},
     "fetching": {"program__kind": "downpour", "program__push_every": 4, "program__fetch_every": 2},
     "local": {"program__kind": "local", "program__push_every": 3},
+    "prefetch": {"program__prefetch": True},
+    "prefetch over the network": {"program__prefetch": True, "cluster__path": "network", "cluster__wire": "bfloat16"},
+    "prefetch, compensated": {"program__prefetch": True, "correction__kind": "dc-asgd"},
     "elastic": {"program__kind": "elastic", "program__push_every": 3},
 }
 

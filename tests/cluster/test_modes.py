@@ -106,10 +106,21 @@ def test_a_run_with_every_correction_comes_out_again(kind: str, model: SimulateS
     same_again(spec_of(MODES["async"], correction=kind), model, copies)
 
 
+@pytest.mark.parametrize("kind", CORRECTIONS)
+@pytest.mark.parametrize("model", [SKEWED, LOSSY], ids=["skewed", "lossy"])
+def test_a_run_with_prefetch_comes_out_again(kind: str, model: SimulateSettings, copies: Copies) -> None:
+    spec = replace(spec_of(MODES["async"], correction=kind), program=ProgramSettings(prefetch=True))
+    if kind == "discard":
+        spec = replace(spec, correction=CorrectionSettings(kind, limit=40))
+    ran = same_again(spec, model, copies)
+    assert all(shard.refused == 0 for shard in ran.pieces.shards), "what its pull read is known at every push"
+
+
 PROGRAMS = {
     "downpour": (ProgramSettings("downpour", push_every=4), RuleSettings(rule="sgd")),
     "downpour with adagrad": (ProgramSettings("downpour", push_every=4), RuleSettings(rule="adagrad")),
     "local": (ProgramSettings("local", push_every=4, outer_rate=0.3), RuleSettings(rule="nesterov", momentum=0.5)),
+    "ahead": (ProgramSettings("downpour", push_every=4, prefetch=True), RuleSettings(rule="sgd")),
 }
 
 

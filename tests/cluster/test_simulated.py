@@ -14,6 +14,7 @@ from ps.ledger import LedgerSettings
 from ps.messages import LEDGER, Address, Role
 from ps.streams import torch_stream
 from tests.cluster.simulation import Quadratic, Ran, constant, memoryless, simulated, specification
+from workers.program_settings import ProgramSettings
 
 MODELS = {
     "constant": constant(),
@@ -105,10 +106,39 @@ def test_workers_that_share_cores_wait_for_their_turn() -> None:
     assert [r.turn_seconds for r in timed[:8]] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
+@pytest.mark.parametrize(
+    ("prefetch", "bandwidth", "waited", "hidden"),
+    [
+        (False, 512, 0.6 + 0.6, 0.0),  # a vector takes 0.1 + 0.5 s, a message without one 0.1 s
+        (True, 512, 0.6 + 0.1, 0.7),  # the push; the pull, 0.1 + 0.6 s, lies within the gradient's second
+        (True, 128, 2.1 + 0.1 + 1.2, 1.0),  # a vector takes 2.1 s: of the pull's 2.2 s only one is hidden
+    ],
+)
+def test_prefetch_hides_the_pull_behind_the_gradient(
+    prefetch: bool, bandwidth: float, waited: float, hidden: float
+) -> None:
+    spec = replace(specification(20, 1), program=ProgramSettings(prefetch=prefetch))
+    ran = simulated(spec, replace(constant(), latency_seconds=0.1, bandwidth=bandwidth))
+    timed = [r for r in ran.journals[Address(Role.WORKER)] if isinstance(r, WorkerTimed)]
+    assert [r.lease for r in timed] == list(range(20))
+    assert [r.exchange_seconds for r in timed[1:]] == pytest.approx([waited] * 19)  # the first pulls once more
+    assert [r.hidden_seconds for r in timed] == pytest.approx([hidden] * 20)
+
+
+@pytest.mark.parametrize("workers", [1, 4, 9])
+def test_with_prefetch_staleness_is_that_of_two_gradients_of_each_worker(workers: int) -> None:
+    spec = replace(specification(40 * workers, workers), program=ProgramSettings(prefetch=True))
+    ran = simulated(spec, replace(constant(), turns=1))
+    settled = [push.staleness for push in ran.pushes(0)[2 * workers : -workers]]
+    assert set(settled) == {spec.program.staleness(workers - 1)} == {2 * workers - 1}
+
+
 @pytest.mark.parametrize("memory_bytes", [1 << 20, 2000, 0])
 @pytest.mark.parametrize("name", ["constant", "lognormal", "lossy"])
-def test_versions_kept_once_and_spilled_give_the_same_bits(name: str, memory_bytes: int) -> None:
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_versions_kept_once_and_spilled_give_the_same_bits(prefetch: bool, name: str, memory_bytes: int) -> None:
     spec = specification(200, 8, 3, ledger=LedgerSettings(lease_seconds=20.0, max_attempts=100))
+    spec = replace(spec, program=ProgramSettings(prefetch=prefetch))
     weights_N = torch.randn(64, generator=torch_stream(0, "test/initial"))
     own = simulated(spec, MODELS[name], Quadratic(0.3, 0.1), weights_N)
     shared = simulated(spec, MODELS[name], Quadratic(0.3, 0.1), weights_N, memory_bytes)

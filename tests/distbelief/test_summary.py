@@ -85,7 +85,7 @@ RUN: dict[str, list[Record]] = {
         finished(3, math.nan), LedgerStopped(110.0, "signal"),
     ],
     "host-0": [
-        WorkerTimed(103.0, 0, 0, 0.5, 0.25, 0.125, 2.0, 1.0),
+        WorkerTimed(103.0, 0, 0, 0.5, 0.25, 0.125, 2.0, 1.0, 0.25),
         WorkerTimed(104.0, 1, 1, 0.5, 0.25, 0.0, 1.0, 1.0),
     ],
     "averager": [SampleAveraged(103.5, 0, 1, 2, True), SampleAveraged(103.6, 0, 1, 2, False)],
@@ -138,7 +138,9 @@ def test_every_key_by_hand(tmp_path: Path) -> None:
         "skipped_average_versions": 2,
         "faults": {},
         "train_loss": 3.0,
-        "worker_seconds": {"compute": 3.0, "decode": 0.125, "exchange": 2.0, "lease": 1.0, "turn": 0.5},
+        "worker_seconds": {
+            "compute": 3.0, "decode": 0.125, "exchange": 2.0, "hidden": 0.25, "lease": 1.0, "turn": 0.5,
+        },
         "evaluation": {
             "average": {
                 "top1_error": 0.25, "top5_error": 0.125, "loss": 0.75, "examples": 8, "skipped": 1, "sha256": "aa",

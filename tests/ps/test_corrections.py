@@ -402,6 +402,21 @@ def test_after_a_retry_either_answer_may_have_been_taken() -> None:
     assert len(pulls) == 1
 
 
+def test_where_workers_pull_ahead_the_pull_before_the_last_is_kept_too() -> None:
+    pulls = OpenPulls(2)
+    for number in (1, 2):
+        pulls.keep(0, number, 10 * number, torch.full((4,), float(number)))
+    pulls.keep(0, 2, 25, torch.zeros(4))  # asked again
+    recalled = OpenPulls(2)
+    recalled.recall(*pulls.state())
+    for each in (pulls, recalled):
+        assert [each.find(0, version) is not None for version in (10, 20, 25)] == [True, True, True]
+        each.keep(0, 3, 30, torch.zeros(4))
+        assert [each.find(0, version) is not None for version in (10, 20, 25, 30)] == [False, True, True, True]
+        each.keep(0, 4, 40, torch.zeros(4))
+        assert len(each) == 2
+
+
 def test_no_more_vectors_are_kept_than_there_are_workers() -> None:
     cluster = Cluster(SETTINGS["dc-asgd"])
     most = 0

@@ -19,7 +19,7 @@ from ps.rules import Nesterov, Rule, Sgd
 from ps.schedule import ScheduleSettings
 from ps.shard import Outbox, Shard
 from ps.streams import torch_stream
-from workers.program import Answer, Ask, Compute, Gradient, Note, Program
+from workers.program import Answer, Ask, Collect, Compute, Gradient, Note, Program, Send
 from workers.program_settings import PROGRAMS, ProgramSettings
 
 H = 3
@@ -67,8 +67,9 @@ class World:
         ]
         self.ledger = Ledger(self.plan, 2, LedgerSettings(), self.workers)
         make = self.settings.build(BOUNDS, self.plan, SCHEDULE, self.workers)
-        self.weights = [torch.zeros(N) for _ in range(self.workers)]
-        self.programs: list[Program | None] = [make(i, w_N) for i, w_N in enumerate(self.weights)]
+        self.weights = [torch.zeros(N) for _ in range(self.workers)]  # what each worker computes at
+        buffers = [tuple(torch.zeros(N) for _ in range(self.settings.pulls)) for _ in range(self.workers)]
+        self.programs: list[Program | None] = [make(worker, given) for worker, given in enumerate(buffers)]
         self.answers: list[Answer] = [None] * self.workers
         self.mail: list[list[Message]] = [[] for _ in range(self.workers)]
         self.awaited = [0] * self.workers
@@ -101,9 +102,16 @@ class World:
                 return
             match effect:
                 case Compute(lease, weights_N):
+                    self.weights[worker] = weights_N
                     self.answers[worker] = self.compute(lease, weights_N)
                 case Note():
                     self.answers[worker] = None
+                case Send(requests):
+                    for to, message in requests:
+                        self.send(to, message)
+                    self.answers[worker] = None
+                case Collect():
+                    self.answers[worker], self.mail[worker] = tuple(self.mail[worker]), []
                 case Ask(requests):
                     self.awaited[worker] = len(requests)
                     for to, message in requests:
@@ -173,6 +181,17 @@ def local() -> Tensor:
     return c_N.float()
 
 
+def ahead() -> Tensor:
+    """Each gradient is of the weights before its worker's last push."""
+    before_N = c_N = initial().double()
+    for id in range(PLAN.by_batch.leases):
+        lease = PLAN.by_batch.lease(id, 0, 0.0)
+        g_N = lease.weight * gradient(id, before_N)
+        before_N = c_N
+        c_N = c_N - SCHEDULE.rate(lease.epoch * PLAN.examples + lease.first) * g_N
+    return c_N.float()
+
+
 def elastic() -> tuple[Tensor, Tensor]:
     c_N = initial().double()
     w_N = c_N.clone()
@@ -199,6 +218,13 @@ def test_local_sgd_pushes_how_far_it_went() -> None:
     torch.testing.assert_close(world.center, local(), rtol=1e-4, atol=1e-5)
 
 
+def test_with_prefetch_a_gradient_is_one_step_staler() -> None:
+    world = World(ProgramSettings(prefetch=True), Sgd(), plan=PLAN.by_batch).run()
+    torch.testing.assert_close(world.center, ahead(), rtol=1e-4, atol=1e-5)
+    staleness = [shard.staleness for shard in world.shards]
+    assert staleness == [{0: 1, 1: PLAN.by_batch.leases - 1}] * 2
+
+
 def test_elastic_averaging_ties_its_copy_to_the_shards() -> None:
     world = World(ProgramSettings("elastic", push_every=H, elasticity=0.3), Sgd()).run()
     c_N, w_N = elastic()
@@ -221,6 +247,8 @@ MADE: dict[str, Callable[[], World]] = {
     "downpour with fetches": lambda: World(ProgramSettings("downpour", push_every=H, fetch_every=1), Sgd(), workers=3),
     "local": lambda: World(ProgramSettings("local", push_every=H), Nesterov(0.9), workers=3),
     "elastic": lambda: World(ProgramSettings("elastic", push_every=H), Sgd(), workers=3),
+    "downpour ahead": lambda: World(ProgramSettings("downpour", push_every=H, prefetch=True), Sgd(), workers=3),
+    "local ahead": lambda: World(ProgramSettings("local", push_every=H, prefetch=True), Nesterov(0.9), workers=3),
 }
 
 
@@ -276,6 +304,8 @@ def test_an_epochs_last_batch_is_short_and_weighs_less() -> None:
         (ProgramSettings(push_every=2), "program.push_every: got 2, expected 1 with the program gradient"),
         (ProgramSettings("downpour", push_every=4, fetch_every=3), "program.fetch_every: got 3, expected a divisor"),
         (ProgramSettings("downpour", push_every=2, fetch_every=4), "program.fetch_every: got 4, expected a divisor"),
+        (ProgramSettings("elastic", prefetch=True), "program.prefetch: got True, expected false with the program el"),
+        (ProgramSettings("downpour", 2, fetch_every=1, prefetch=True), "program.prefetch: got True, expected false"),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings: ProgramSettings, text: str) -> None:
