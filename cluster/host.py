@@ -27,7 +27,7 @@ from ps.journal import Record, WorkerTimed
 from ps.messages import LEDGER, Address, Exchange, Lease, Message, Wire, WorkerLost
 from ps.wire.client import Loop, Peer
 from ps.wire.files import JournalWriter
-from ps.wire.mailbox import SharedVectors
+from ps.wire.mailbox import Pin, SharedVectors
 from ps.wire.server import Interference
 from ps.wire.tls import Identity
 from workers.program import Answer, Ask, Collect, Compute, Effect, Gradient, Note, Program, Send
@@ -83,6 +83,7 @@ class WorkerHost:
         journal: The host's journal; written and closed here.
         interference: Makes what the workers' messages pass, given where it records what it does.
         pace: Makes what says how long each gradient of a worker shall take, in seconds; None: as long as it takes.
+        pin: Done to the memory of vectors; see SharedVectors.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class WorkerHost:
         journal: JournalWriter,
         interference: Callable[[Write], Interference | None] = lambda _: None,
         pace: Callable[[int], Callable[[], float]] | None = None,
+        pin: Pin | None = None,
     ) -> None:
         self._workers = tuple(workers)
         self._program = program
@@ -105,7 +107,7 @@ class WorkerHost:
         self._turns = Turns(computations)
         self.reading = reading
         # More buffers than turns: a turn goes on while earlier gradients are still on their way to the shards, or wait.
-        self._vectors = SharedVectors()
+        self._vectors = SharedVectors(pin)
         buffers = 2 * len(computations) + 1 if pace is None else len(workers)
         self._buffers = Turns([self._vectors.vector(elements) for _ in range(buffers)])
         self.pace = pace

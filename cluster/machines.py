@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cluster.spec import RunSpec
     from ps.messages import Lease
     from workers.batches import Batch, Batches
-    from workers.gradient import GradientFunction
+    from workers.device import Function
     from workers.images import Dataset
 
 
@@ -43,7 +43,7 @@ class LeaseComputation:
     counts for no loss.
     """
 
-    def __init__(self, batch: Callable[[Lease], Batch], function: GradientFunction) -> None:
+    def __init__(self, batch: Callable[[Lease], Batch], function: Function) -> None:
         self._batch = batch
         self._function = function
 
@@ -108,20 +108,25 @@ def build_batches(spec: RunSpec, dataset: Dataset, report: Callable[[str], None]
     return Batches(dataset, spec.plan.by_batch, augmentation, spec.data.bad_images, report)
 
 
-def build_computation(spec: RunSpec, dataset: Dataset, batch: Callable[[Lease], Batch]) -> LeaseComputation:
+def build_computation(
+    spec: RunSpec, dataset: Dataset, batch: Callable[[Lease], Batch], device: torch.device | None = None
+) -> LeaseComputation:
     """What computes a lease's gradient, with a model of its own.
 
     Args:
         dataset: The run's training set.
         batch: Gives the batch of a lease: `build_batches(...).batch`, or what reads it ahead.
+        device: Where to compute; None for the CPU.
     """
+    from workers.device import CPU, OnDevice
     from workers.gradient import GradientFunction
     from workers.images import Traits
     from workers.models import loss_of, network
 
-    model, loss = network(spec.model, Traits.of(dataset)), loss_of(spec.model)
+    device = device or CPU
+    model, loss = network(spec.model, Traits.of(dataset)).to(device), loss_of(spec.model)
     function = GradientFunction(model, spec.layout, spec.plan.seed, spec.model.precision, spec.model.clip_norm, loss)
-    return LeaseComputation(batch, function)
+    return LeaseComputation(batch, function if device == CPU else OnDevice(function, device, spec.layout.size))
 
 
 def no_gradient(lease: Lease, weights_N: Tensor, gradient_N: Tensor) -> tuple[Gradient, float]:

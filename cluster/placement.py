@@ -11,8 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ps.errors import RunFailed
+
+if TYPE_CHECKING:
+    from cluster.spec import ClusterSettings
 
 SHARDS = "distbelief_shards"
 
@@ -70,21 +74,30 @@ def _keepers(nodes: Sequence[Node]) -> list[Node]:
     return sorted(keepers, key=lambda node: (node.driver, node.address, node.id))
 
 
-def seats(nodes: Sequence[Node], workers: int, threads: int, turns: int = 0) -> list[Seat]:
+def rounds(node: Node, cluster: ClusterSettings) -> int:
+    """Compute turns of a machine: as many as were asked for, else as its GPUs allow, if they are to be used, or else
+    its cores.
+    """
+    if cluster.gpus_per_worker:
+        fit = int(node.gpus / cluster.gpus_per_worker)
+        return min(cluster.turns or fit, fit)  # Ray starts no more
+    return cluster.turns or node.cores // cluster.threads
+
+
+def seats(nodes: Sequence[Node], workers: int, cluster: ClusterSettings) -> list[Seat]:
     """Worker hosts: one for each compute turn, as long as there are workers for it.
 
-    Args:
-        threads: Cores that one gradient takes.
-        turns: Compute turns per machine; 0 for as many as its cores allow.
-
     Raises:
-        RunFailed: No machine has that many cores.
+        RunFailed: No machine has that many cores, or GPUs.
     """
     order = sorted(nodes, key=lambda node: (node.gpus == 0, node.address, node.id))
-    rounds = {node.id: turns or node.cores // threads for node in order}
-    dealt = [node for turn in range(max(rounds.values(), default=0)) for node in order if turn < rounds[node.id]]
+    turns = {node.id: rounds(node, cluster) for node in order}
+    dealt = [node for turn in range(max(turns.values(), default=0)) for node in order if turn < turns[node.id]]
     if not dealt:
-        raise RunFailed(f"no node of the cluster has the {threads} cores that one gradient takes")
+        needed = f"{cluster.threads} cores that one gradient takes"
+        if cluster.gpus_per_worker:
+            needed = f"{cluster.gpus_per_worker:g} GPUs that cluster.gpus_per_worker asks for"
+        raise RunFailed(f"no node of the cluster has the {needed}")
     dealt = dealt[:workers]
     cuts = [workers * i // len(dealt) for i in range(len(dealt) + 1)]
     return [Seat(node, i, range(cuts[i], cuts[i + 1])) for i, node in enumerate(dealt)]

@@ -14,6 +14,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
+from cluster import placement
 from cluster.host import Connections, WorkerHost, Write, host_journal
 from cluster.injection import Injection, injection
 from cluster.machines import build_averager, build_batches, build_computation, build_ledger, build_program, build_shard
@@ -128,12 +129,18 @@ def serve_averager(spec: RunSpec, again: bool = False) -> Served:
 def worker_host(
     spec: RunSpec, host: int, workers: Sequence[int], turns: int, targets: Mapping[Address, str]
 ) -> WorkerHost:
-    """A worker host with its data set opened and one model per compute turn."""
+    """A worker host with its data set opened and one model per compute turn.
+
+    Raises:
+        BadInput: It is to compute on a GPU, and there is none.
+    """
     from workers.allocator import keep_freed_memory
     from workers.datasets import load
+    from workers.device import CPU, device_for, pin
     from workers.readahead import ReadAhead
     from workers.unreadable import UnreadableList
 
+    device = device_for(spec.cluster.gpus_per_worker)
     keep_freed_memory()
     torch.set_num_threads(spec.cluster.threads)
     dataset = load(spec.data, "train")
@@ -147,7 +154,7 @@ def worker_host(
         build_program(spec, spec.bounds),
         spec.layout.size,
         spec.program.pulls,
-        [build_computation(spec, dataset, reading.batch) for _ in range(turns)],
+        [build_computation(spec, dataset, reading.batch, device) for _ in range(turns)],
         reading,
         Connections(
             targets,
@@ -160,12 +167,14 @@ def worker_host(
         journal,
         lambda note: _injection(spec, f"host-{host}", note),
         None if spec.pace is None else ClusterModel(spec.pace, spec.plan.seed).compute_times,
+        None if device == CPU else pin,
     )
 
 
 def default_turns(spec: RunSpec) -> int:
     """Gradients computed at once on this machine."""
-    return spec.cluster.turns or max(1, len(os.sched_getaffinity(0)) // spec.cluster.threads)
+    here = placement.Node("", "", len(os.sched_getaffinity(0)), torch.cuda.device_count())
+    return max(1, placement.rounds(here, spec.cluster))
 
 
 def _path(spec: RunSpec, actor: Address) -> Path:

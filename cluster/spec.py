@@ -41,6 +41,8 @@ class ClusterSettings:
         address: "local" for a Ray of the run's own on this machine, "auto" or an address to join one.
         turns: Gradients computed at once on a machine; 0 for as many as its cores allow.
         threads: Threads per gradient. Part of the arithmetic: another number gives other bits.
+        gpus_per_worker: Share of a GPU that a worker takes while it computes: with 0.25 four gradients are computed at
+            once on each; 0 to compute on cores. Gradients of a GPU do not come out again bit for bit.
         wire: Type that vectors have on their way between hosts: "float32", "bfloat16" or "float16".
         path: How vectors travel: "auto" through memory between processes of one host, else over the network;
             "network" always, to try on one machine what a wire type does.
@@ -59,6 +61,7 @@ class ClusterSettings:
     address: str = "local"
     turns: int = 0
     threads: int = 1
+    gpus_per_worker: float = 0.0
     wire: str = "float32"
     path: str = "auto"
     tls: bool = False
@@ -76,6 +79,9 @@ class ClusterSettings:
         require(bool(self.address), "cluster.address", self.address, '"local", "auto" or the address of a Ray cluster')
         require(self.turns >= 0, "cluster.turns", self.turns, "0 (as many as the cores allow) or more")
         require(self.threads >= 1, "cluster.threads", self.threads, "at least 1")
+        share = self.gpus_per_worker
+        expected = "0 (none), a share below 1, or a whole number"
+        require(0 <= share < 1 or (share < 1 << 10 and share == int(share)), "cluster.gpus_per_worker", share, expected)
         wires = [wire.value for wire in Wire]
         require(self.wire in wires, "cluster.wire", self.wire, f"one of {', '.join(wires)}")
         require(self.path in ("auto", "network"), "cluster.path", self.path, '"auto" or "network"')

@@ -119,7 +119,7 @@ def facts_of(config: Config, drafted: Draft) -> dict[str, Any]:
         "program": config.program.kind,
         "policy": config.policy_note,
         "prefetch": config.program.prefetch,
-        "replayable": config.program.pure,
+        "replayable": config.program.pure and not config.cluster.gpus_per_worker,
         "data_fingerprint": drafted.dataset.fingerprint(),
     }
 

@@ -40,6 +40,7 @@ from ps.messages import Address
 from ps.wire import tls
 from ps.wire.tls import Identity
 from workers.datasets import load
+from workers.device import device_for
 from workers.evaluation import Evaluation, Evaluator
 from workers.images import Dataset, Traits
 from workers.own import called
@@ -53,6 +54,7 @@ RESTING_SECONDS = 120.0  # that a snapshot of a run at rest may take
 AGAIN_SECONDS = 60.0  # that a head which answers again may take until it lets one in
 HEAD_SECONDS = 900.0  # that a cluster's head may be away
 EVALUATION_BUDGET_SECONDS = 3.0  # after a signal; without one the last evaluation takes what it takes
+ON_GPUS = "gradients are computed on GPUs, which do not give the same bits again: this run cannot be replayed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +147,15 @@ def prepare(config: Config) -> Prepared:
         faults=faults,
     )
     if config.cluster.address == "local":
+        device_for(config.cluster.gpus_per_worker)
         memory.check(spec, serving.default_turns(spec))
     facts = facts_of(config, drafted)
     traits = Traits.of(drafted.dataset)
     folder = rundir.create(config, stamp)
     config = own.kept(config, folder)
     spec = replace(spec, folder=folder, model=config.model, data=config.data)
-    return Prepared(spec, drafted.weights_N, traits, drafted.dataset, facts, drafted.notes)
+    notes = (*drafted.notes, ON_GPUS) if config.cluster.gpus_per_worker else drafted.notes
+    return Prepared(spec, drafted.weights_N, traits, drafted.dataset, facts, notes)
 
 
 def identity_of(cluster: ClusterSettings) -> Identity | None:
@@ -170,6 +174,10 @@ def shown(config: Config, prepared: Prepared) -> list[tuple[str, str]]:
     mode = "" if config.consistency.kind == "async" else f", consistency {config.consistency.kind}"
     if config.program.kind != "gradient":
         mode += f", program {config.program.kind} with {config.program.push_every} batches per lease"
+    if config.program.prefetch:
+        mode += ", weights pulled ahead"
+    if config.cluster.gpus_per_worker:
+        mode += f", {config.cluster.gpus_per_worker:g} of a GPU per worker"
     standbys = " with standbys" if config.cluster.replicas else ""
     needed = memory.needed_bytes(spec, serving.default_turns(spec)) / 2**30
     run, cluster, plan = config.run, config.cluster, spec.plan

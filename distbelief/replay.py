@@ -125,6 +125,8 @@ def _opened(run: Path) -> tuple[Recording, Draft]:
             f"{run}: got a run of the program {config.program.kind} whose workers pull while they compute or keep a "
             "copy for life, expected one whose pushes follow from one pull"
         )
+    if config.cluster.gpus_per_worker:
+        raise BadInput(f"{run}: got a run with gradients of a GPU, expected one that was computed on cores")
     drafted = draft(config)
     mine = build_ledger(drafted.spec).opened(0.0)
     theirs = structs.replace(recording.opened, now=0.0, seed=mine.seed)  # another seed is a difference, not another run

@@ -85,9 +85,7 @@ class Trace:
         self._vectors.leave(worker)
 
     def gap(self) -> Gap | None:
-        """None before the first update, where the weights went beyond what is finite, and where pushes do not pull: it is
-        measured where one exchange does both.
-        """
+        """None before the first update, where the weights went beyond what is finite, and where no push pulls too."""
         if not self._gaps or not math.isfinite(sum(self._gaps)):
             return None
         return Gap(sum(self._gaps) / len(self._gaps), max(self._gaps))

@@ -81,7 +81,7 @@ class Hosts:
     def _placement(self) -> list[tuple[str, int, range]]:
         """Worker hosts as (node, host, workers); see cluster.placement."""
         cluster = self._site.spec.cluster
-        seats = placement.seats(alive(), cluster.workers, cluster.threads, cluster.turns)
+        seats = placement.seats(alive(), cluster.workers, cluster)
         if not self._again:
             return [(seat.node.id, seat.host, seat.workers) for seat in seats]
         ids = [self._new_workers(len(seat.workers)) for seat in seats]
@@ -95,7 +95,7 @@ class Hosts:
         return range(first, first + size)
 
     def _actor(self, node: str, host: int, workers: range) -> Any:
-        options = self._site.options(f"host-{host}", node)
+        options = self._site.options(f"host-{host}", node, self._site.spec.cluster.gpus_per_worker)
         return ray.remote(HostActor).options(**options).remote(self._site.spec_on(node), host, workers)
 
     def _start(self, node: str, workers: int) -> None:

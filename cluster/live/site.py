@@ -59,12 +59,13 @@ class Site:
             self.newcomer(node)
         return replace(self.spec, folder=self.folders.get(node, self.spec.folder))
 
-    def options(self, name: str, node: str) -> dict[str, Any]:
-        """How Ray is to start an actor on this machine."""
+    def options(self, name: str, node: str, gpus: float = 0.0) -> dict[str, Any]:
+        """How Ray is to start an actor on this machine, and with how much of a GPU."""
         number = next(self._names)  # a name is free again some time after its actor is gone
         token = self.spec.token[:8]
         return {
             "num_cpus": 0,
+            "num_gpus": gpus,
             "name": f"distbelief-{self.spec.run}-{token}-{number}-{name}",
             "max_concurrency": 4,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),

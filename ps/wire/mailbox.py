@@ -25,7 +25,7 @@ import os
 import secrets
 import stat
 import weakref
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 
 import torch
@@ -73,17 +73,25 @@ class Memory:
 # --- the worker's end ------------------------------------------------------------------------------------------------
 
 
-class SharedVectors:
-    """Makes vectors that shards on this host can open while this object lives."""
+Pin = Callable[[Tensor], Callable[[], None]]  # holds the memory of a vector in place; returns what lets go of it
 
-    def __init__(self) -> None:
+
+class SharedVectors:
+    """Makes vectors that shards on this host can open while this object lives.
+
+    Args:
+        pin: Done to the memory of each, whenever it has a new one; None for nothing.
+    """
+
+    def __init__(self, pin: Pin | None = None) -> None:
+        self._pin = pin
         self._regions: dict[int, _Region] = {}  # by address
 
     def vector(self, elements: int) -> Tensor:
         """A float32 vector of zeros; one that cannot be shared where the system has no such memory."""
         if not hasattr(os, "memfd_create"):
             return torch.zeros(elements)
-        region = _Region(elements)
+        region = _Region(elements, self._pin)
         self._regions[region.vector_N.data_ptr()] = region
         return region.vector_N
 
@@ -131,11 +139,13 @@ def _vectors(message: Exchange) -> dict[str, Tensor]:
 class _Region:
     """One vector and the memory behind it."""
 
-    def __init__(self, elements: int) -> None:
+    def __init__(self, elements: int, pin: Pin | None = None) -> None:
         self._bytes = max(elements, 1) * FLOAT_BYTES
+        self._pin = pin
         self._make()
         self._mapping = _Mapping(self.descriptor, 0, self._bytes)
         self.vector_N = self._mapping.vector(elements)
+        self._unpin = pin(self.vector_N) if pin else None
 
     def _make(self) -> None:
         self.name = f"distbelief-{secrets.token_hex(16)}"
@@ -150,7 +160,10 @@ class _Region:
         self._make()
         copy = _Mapping(self.descriptor, 0, self._bytes).vector(self._bytes // FLOAT_BYTES)
         copy[: self.vector_N.numel()] = self.vector_N
+        if self._unpin is not None:
+            self._unpin()
         self._mapping.put(self.descriptor)
+        self._unpin = self._pin(self.vector_N) if self._pin else None
         close_old()
 
 

@@ -76,6 +76,7 @@ RANGES: dict[str, tuple[list[object], list[object]]] = {
     "cluster.address": ([""], ["auto", "ray://head:10001"]),
     "cluster.turns": ([-1], [0, 1]),
     "cluster.threads": ([0], [1]),
+    "cluster.gpus_per_worker": ([-0.5, 1.5, 2048, math.nan], [0, 0.25, 1, 4]),
     "cluster.wire": (["bfloat", ""], ["float32", "bfloat16", "float16"]),
     "cluster.path": (["memory", ""], ["auto", "network"]),
     "cluster.replicas": ([-1, 2], [0, 1]),

@@ -77,9 +77,23 @@ def test_a_run_that_can_start(tmp_path: Path) -> None:
         "workers": 5, "shards": 3, "model": "inception-mini", "parameters": spec.layout.size, "seed": 7,
         "ensemble_member": 0, "preset": "digits", "data": "digits", "data_fingerprint": DIGITS_FINGERPRINT,
         "consistency": "async",
-        "correction": "none", "program": "gradient", "policy": "", "replayable": True,
+        "correction": "none", "program": "gradient", "policy": "", "prefetch": False, "replayable": True,
     }  # fmt: skip
     assert found.traits == Traits("digits", tuple("0123456789"), (1, 16, 16), (float(np.float32(77.89)),), 1 / 81.04)
+
+
+def test_without_a_gpu_nothing_is_started_that_asks_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match=r"^cluster.gpus_per_worker: got 0.5, expected 0"):
+        prepared(tmp_path / "run", cluster_gpus_per_worker=0.5)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_gpu_computes_is_not_promised_to_come_out_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = prepared(tmp_path / "run", cluster_gpus_per_worker=0.5)
+    assert found.facts["replayable"] is False
+    assert found.notes == (launcher.ON_GPUS,)
 
 
 def test_two_runs_share_neither_id_nor_token(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,20 @@ def test_memory_of_others_cannot_be_shared() -> None:
     vectors = SharedVectors()
     assert vectors.locate(torch.zeros(5)) is None
     assert vectors.mail(Exchange(0, 1, 0, None, torch.zeros(5))) is None
+
+
+def test_pinned_memory_is_let_go_of_before_it_is_renewed() -> None:
+    steps: list[str] = []
+
+    def pin(vector_N: torch.Tensor) -> Callable[[], None]:
+        steps.append(f"pinned {vector_N.tolist()}")
+        return lambda: steps.append(f"let go of {vector_N.tolist()}")
+
+    vectors = SharedVectors(pin)
+    vector_N = vectors.vector(2)
+    vector_N.fill_(3.0)
+    vectors.renew([Exchange(0, 1, 0, None, vector_N)])
+    assert steps == ["pinned [0.0, 0.0]", "let go of [3.0, 3.0]", "pinned [3.0, 3.0]"]
 
 
 def test_renewed_vectors_keep_place_and_content_and_late_hands_reach_neither() -> None:
