@@ -43,6 +43,7 @@ def test_network_tells_every_wire(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["workers"] == 2
     assert found["floor_roundtrips_per_second"] > 0
+    assert found["ratio_to_floor"] == found["float32"]["ratio_to_floor"]
     for wire in exchange.WIRES:
         side = found[wire]
         assert side["roundtrips_per_second"] > 0
