@@ -289,8 +289,8 @@ def test_a_healthy_run_is_told_nothing(watched: WatchRun) -> None:
 
 
 def test_evaluation_keeps_to_its_share_of_all_cores(watched: WatchRun) -> None:
-    # 5 % of two cores is 0.1 core-seconds per second: 3 to come up are there after 30 s. Each then says that it computed
-    # for 4 s, so the next can be had after 40 s and after 80 s.
+    # 5 % of two cores is 0.1 core-seconds per second: 3 to come up are there after 30 s. Each then says that it took 4,
+    # so the next can be had after 40 s and after 80 s.
     run, _, _ = watched({"run.evaluate_share": 0.05}, ends=BEGAN + 119)
     assert run.begun == [30.0, 40.0, 80.0]
     assert [float(weights_N[0]) for weights_N in run.weights] == [BEGAN + 30, BEGAN + 40, BEGAN + 80]
