@@ -67,7 +67,7 @@ class Recording:
             back.
         exchanges: Per (worker, exchange, shard), the worker's side of it.
         compute_seconds: Per worker, how long its gradients took, in order.
-        exchange_seconds: Of all workers.
+        exchange_seconds: Of all workers, per lease; also while they computed.
         hosts: Worker hosts, each with one compute turn.
         after: What follows when the parameters were cut anew, with the same witnesses; None if they never were.
     """
@@ -141,7 +141,7 @@ class Recording:
                 self.exchanges[record.worker, record.number, record.shard] = record
             case WorkerTimed():
                 self.compute_seconds[record.worker].append(record.decode_seconds + record.compute_seconds)
-                self.exchange_seconds.append(record.exchange_seconds)
+                self.exchange_seconds.append(record.exchange_seconds + record.hidden_seconds)
 
     def taken(self, shard: int) -> list[PushHandled]:
         """The pushes whose gradient this shard took, at once or for a round, in order."""

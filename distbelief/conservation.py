@@ -5,7 +5,9 @@
 
 Staleness tau is from the shards' journals; the pulls are from the workers': when each was opened and closed, in the
 shard's versions. So the two sides agree only if what shards count is what workers lived through. With W workers that
-have one gradient in flight each, the right side is (W - 1) x updates: hence a mean staleness of W - 1.
+have one gradient in flight each, the right side is (W - 1) x updates: hence a mean staleness of W - 1. Workers that
+pull ahead have two pulls open, of which a push comes from the older one: there it is hardly less than (2 W - 1) x
+updates.
 
 It is not decided for runs in rounds, for programs whose pushes may come from an older pull, where a shard went back to
 a snapshot (its versions repeat), and where the end of a worker's journal was lost with its host.
@@ -18,12 +20,23 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ps.journal import PushHandled, RoundApplied, ShardOpened, WorkerExchanged
 from ps.messages import Outcome
 
 Open = tuple[int, int]  # shard, worker: whose pull
+
+
+class _Silent(NamedTuple):
+    """A pull that became no update that its worker heard of. If it became one, that was number `since` + 1 to `until`.
+
+    `read`: the version that it read.
+    """
+
+    since: int
+    until: int
+    read: int
 
 
 @dataclass(slots=True)
@@ -33,15 +46,17 @@ class Conservation:
     Attributes:
         updates, staleness: Per shard: updates, and the sum of their tau.
         others: Per shard: updates that pulls were open for which became one, the one that they became included.
+        pulls: Of one worker, open at once: 1, where each exchange pulls; 2 where it pulls ahead, and pushes by itself.
     """
 
+    pulls: int = 1
     updates: Counter[int] = field(default_factory=Counter)
     staleness: Counter[int] = field(default_factory=Counter)
     others: Counter[int] = field(default_factory=Counter)
     _opened: Counter[int] = field(default_factory=Counter)
-    _read: dict[Open, int] = field(default_factory=dict)  # version that the newest pull read
-    _silent: dict[Open, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
-    _in_doubt: set[Open] = field(default_factory=set)  # whose last pull became an update that it did not hear of
+    _open: dict[Open, list[int]] = field(default_factory=lambda: defaultdict(list))  # versions read, newest last
+    _heard: dict[Open, int] = field(default_factory=dict)  # version that the newest exchange told
+    _silent: dict[Open, list[_Silent]] = field(default_factory=lambda: defaultdict(list))
     _decidable: bool = True
 
     def add(self, shard: int, record: object) -> None:
@@ -57,51 +72,52 @@ class Conservation:
                 self._decidable = False
 
     def _exchanged(self, record: WorkerExchanged) -> None:
-        """A worker's newest pull ends where its next one begins; whether it became an update, the outcome says."""
+        """A worker's oldest pull ends with its push, or where there would be one too many; whether it became an update,
+        the outcome says.
+        """
         who, version = (record.shard, record.worker), record.reading.version
-        read = self._read.get(who)
-        self._read[who] = version
-        if read is None:
-            return
-        if record.outcome is Outcome.APPLIED and record.lease >= 0:
-            self.others[record.shard] += version - read
-        else:  # perhaps it did all the same, and only the answer was lost
-            self._silent[who].append((read, version))
+        opened, pushed = self._open[who], record.lease >= 0
+        if len(opened) == self.pulls:
+            read = opened.pop(0)
+            if record.outcome is Outcome.APPLIED and pushed:
+                self.others[record.shard] += version - read
+            else:  # perhaps it did all the same, and only the answer was lost
+                self._silent[who].append(_Silent(self._heard[who], version, read))
+        if self.pulls == 1 or not pushed:
+            opened.append(version)
+        self._heard[who] = version
 
     def _applied(self, shard: int, record: PushHandled) -> None:
         self.updates[shard] += 1
         self.staleness[shard] += record.staleness
         who = (shard, record.worker)
-        last = self._read.get(who)
-        if last is None or (record.version > last and who in self._in_doubt):
-            self._decidable = False  # the worker's journal lacks what came before
-        elif record.version > last:
-            self._in_doubt.add(who)
-            self.others[shard] += record.version - last
+        if record.version > self._heard.get(who, -1):  # it did not live to hear of it
+            if len(opened := self._open[who]) == self.pulls:
+                self.others[shard] += record.version - opened.pop(0)
+            else:
+                self._decidable = False  # the worker's journal lacks what came before
         elif who in self._silent:
             spans = self._silent[who]
-            at = bisect_left(spans, record.version, key=lambda span: span[1])
-            if at < len(spans) and spans[at][0] < record.version:
-                read, _ = spans.pop(at)
-                self.others[shard] += record.version - read
+            at = bisect_left(spans, record.version, key=lambda span: span.until)
+            if at < len(spans) and spans[at].since < record.version:
+                self.others[shard] += record.version - spans.pop(at).read
 
-    def verdict(self, newest: bool = True) -> dict[str, Any]:
+    def verdict(self, oldest: bool = True) -> dict[str, Any]:
         """For summary.json: all None where the law does not decide; the sums are over all shards.
 
         Args:
-            newest: Whether every push comes from its worker's newest pull.
+            oldest: Whether every push comes from the oldest pull that its worker has open.
         """
         ages = Counter(dict.fromkeys(self.updates, 0))  # of the pulls that were never applied, at their end
         for (shard, _), spans in self._silent.items():
-            ages[shard] += sum(end - read for read, end in spans)
-        for who, read in self._read.items():
-            if who not in self._in_doubt:
-                ages[who[0]] += self.updates[who[0]] - read
+            ages[shard] += sum(span.until - span.read for span in spans)
+        for (shard, _), opened in self._open.items():
+            ages[shard] += sum(self.updates[shard] - read for read in opened)
         shards = list(self.updates)
         left = {shard: self.staleness[shard] + ages[shard] for shard in shards}
         right = {shard: self.others[shard] + ages[shard] - self.updates[shard] for shard in shards}
         once = all(self._opened[shard] <= 1 for shard in shards)
-        decided = newest and self._decidable and once and bool(shards)
+        decided = oldest and self._decidable and once and bool(shards)
         if not decided:
             return {"holds": None, "staleness_and_ages": None, "others_open": None}
         return {

@@ -16,7 +16,7 @@ from statistics import fmean, median, quantiles
 from cluster.recording import Recording
 from distbelief import rundir
 from ps.errors import BadInput
-from ps.journal import PushHandled
+from ps.journal import PullHandled, PushHandled
 
 
 def fitted(run: Path) -> dict[str, object]:
@@ -26,7 +26,8 @@ def fitted(run: Path) -> dict[str, object]:
     if not recording.compute_seconds:
         raise BadInput(f"--from: got {run}, whose journals have no compute times; expected a run with updates")
     service_seconds = min(_service(recording, shard) for shard in range(len(recording.shards)))
-    exchange_seconds = median(recording.exchange_seconds)
+    exchanges = 2 if config.program.prefetch else 1  # of a lease: then its pull is one by itself
+    exchange_seconds = median(recording.exchange_seconds) / exchanges
     turns = recording.hosts
     if recording.simulated or config.cluster.paced:
         turns = config.simulate.turns if recording.simulated else 0
@@ -43,6 +44,6 @@ def fitted(run: Path) -> dict[str, object]:
 
 def _service(recording: Recording, shard: int) -> float:
     """Seconds that an exchange occupies this shard."""
-    handled = [record.now for record in recording.shards[shard] if isinstance(record, PushHandled)]
+    handled = [record.now for record in recording.shards[shard] if isinstance(record, PushHandled | PullHandled)]
     gaps = [later - earlier for earlier, later in pairwise(handled)]
     return max(0.0, quantiles(gaps, n=20)[0]) if len(gaps) > 1 else 0.0

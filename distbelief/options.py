@@ -189,8 +189,11 @@ SETTINGS = (
             "What a stale gradient is worth: auto (the default: the policy's choice), none, staleness-rate, dc-asgd, "
             "dc-asgd-adaptive, gap-aware, discard, implicit-momentum or dana."),
     Setting("--precision", "model.precision", one_of("float32", "bfloat16"), "Arithmetic of forward and backward."),
+    Setting("--prefetch", "program.prefetch", FLAG,
+            "Pull the weights for a worker's next gradient while it computes: no wait for them, but one step staler."),
     Setting("--gpus-per-worker", "cluster.gpus_per_worker", NUMBER,
-            "Share of a GPU that a worker takes while it computes, such as 0.25; 0 (the default) to compute on cores."),
+            "Share of a GPU that a worker takes while it computes, such as 0.25; 0 (the default) to compute on cores.",
+            ""),
     Setting("--wire", "cluster.wire", one_of("float32", "bfloat16", "float16"),
             "Type that vectors have on their way between hosts (within one: only with --set cluster.path=network).",
             ""),

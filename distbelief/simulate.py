@@ -95,7 +95,7 @@ def simulate(config: Config, view: View | None = None) -> dict[str, Any]:
     view = view or view_for(sys.stderr)
     with Interrupts() as interrupts:
         try:
-            config = anchored(config)
+            config = anchored(replace(config, cluster=replace(config.cluster, gpus_per_worker=0.0)))
             faults = _faults(config)
             drafted = draft(config)
             config = replace(config, data=drafted.spec.data)

@@ -82,13 +82,14 @@ class Account:
     faults: Counter[str] = field(default_factory=Counter)  # planned ones that fired, by kind
 
     @classmethod
-    def of(cls, folder: Path, look: Look = lambda _actor, _record: None) -> Account:
+    def of(cls, folder: Path, look: Look = lambda _actor, _record: None, pulls: int = 1) -> Account:
         """Read a run's journals. Raises JournalDamaged if one is.
 
         Args:
             look: Told of every record, and whose journal it is from.
+            pulls: As of Conservation.
         """
-        account = cls()
+        account = cls(conservation=Conservation(pulls))
         for path in journals(folder):  # by name: worker hosts before shards
             shard = int(path.stem.removeprefix("shard-")) if path.stem.startswith("shard-") else -1
             for record in read_journal(path):
@@ -224,7 +225,7 @@ def summarise(
         facts: Workers, shards, model, parameters, seed; "gradients": "none" if nothing was learned.
         measures: What else is known, given the mean staleness.
     """
-    account = Account.of(folder / JOURNAL)
+    account = Account.of(folder / JOURNAL, pulls=2 if facts.get("prefetch") else 1)
     done = account.everywhere(facts["shards"], plan.leases)
     examples = {id: plan.count(id) for id in done}
     samples = sum(examples.values())

@@ -40,7 +40,8 @@ class CorrectionSettings:
         adaptive_strength: lambda of dc-asgd-adaptive.
         decay: Of the moving means of dc-asgd-adaptive, gap-aware and implicit-momentum, per update.
         epsilon: dc-asgd-adaptive only.
-        limit: discard only: the greatest staleness that is applied; 0 for four times the number of workers.
+        limit: discard only: the greatest staleness that is applied; 0 for four times the number of workers, or twice
+            that where they pull ahead.
 
     Raises:
         BadInput: A setting is out of its range, or the kind is unknown.
@@ -111,7 +112,7 @@ class CorrectionSettings:
             case "staleness-rate":
                 return corrections.StalenessRate(self.power)
             case "discard":
-                return corrections.Discard(self.limit or 4 * workers)
+                return corrections.Discard(self.limit or 4 * workers * pulls)
             case "dc-asgd":
                 return corrections.DelayCompensation(self.strength, elements, pulls)
             case "dc-asgd-adaptive":

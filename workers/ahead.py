@@ -8,7 +8,8 @@ gradient is staler: its weights were pulled before this worker's last push, and 
 that take turns have a staleness of 2W - 1 updates and not W - 1. As many as 2W workers without prefetch, who hide the
 push too; but those have 2W gradients in flight, and as many velocities, backups and places in a round.
 
-A gradient is still a function of its lease and of one pull, so a replay computes it again.
+A gradient is still a function of its lease and of one pull, so a replay computes it again. A bound on the workers'
+clocks (ps.consistency) holds as ever, but weights that were pulled ahead are one clock older.
 
 Source: Dean et al. 2012, algorithm 7.1 of the appendix (StartAsynchronouslyFetchingParameters); two buffers, so that no
 gradient sees two versions, are ours.

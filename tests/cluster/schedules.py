@@ -22,6 +22,7 @@ from cluster.replayed import Replay, ReplayPieces
 from cluster.spec import RunSpec
 from cluster.vectors import OwnVectors
 from ps.consistency import ConsistencySettings
+from ps.correction_settings import CorrectionSettings
 from ps.journal import (
     AveragerOpened,
     AveragerSaved,
@@ -43,6 +44,7 @@ from ps.ledger import LedgerSettings
 from ps.messages import AVERAGER, LEDGER, Address, Outcome, Role
 from ps.streams import numpy_stream
 from tests.cluster.simulation import Quadratic, Records, specification
+from workers.program_settings import ProgramSettings
 
 Draws = Any  # numpy's generator, which only ps.streams may name
 LIMIT_SECONDS = 3000.0  # of virtual time: a run takes tens to hundreds
@@ -104,7 +106,13 @@ def drawn(seed: int) -> Scheduled:
     call_seconds = float(draws.uniform(2.0, 30.0))
     restart_seconds, snapshot_seconds = float(draws.uniform(0.2, 8.0)), float(draws.uniform(1.0, 30.0))
     plan = FaultPlan(tuple(faults), seed)
-    return Scheduled(replace(spec, consistency=mode), model, plan, call_seconds, restart_seconds, snapshot_seconds)
+    spec = replace(spec, consistency=mode)
+    if not mode.in_rounds:  # from streams of their own, so that they leave the rest of a seed's schedule as it is
+        prefetch = bool(numpy_stream(seed, "schedule/prefetch").random() > 0.6)
+        compensated = numpy_stream(seed, "schedule/correction").random() > 0.75
+        correction = CorrectionSettings("dc-asgd" if compensated else "none")
+        spec = replace(spec, program=ProgramSettings(prefetch=prefetch), correction=correction)
+    return Scheduled(spec, model, plan, call_seconds, restart_seconds, snapshot_seconds)
 
 
 def _fault(draws: Draws) -> Fault:

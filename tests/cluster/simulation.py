@@ -40,11 +40,12 @@ class Records(list[Record]):
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A simulated run that has ended."""
+    """A simulated run that has ended. `pulls`: of one worker, open at once."""
 
     simulation: Simulation
     pieces: Pieces
     journals: dict[Address, Records]
+    pulls: int
 
     def pushes(self, shard: int) -> list[PushHandled]:
         """What this shard applied, in order."""
@@ -115,7 +116,7 @@ def simulated(
     if copies is not None:
         assert len(copies) == 0
         copies.close()
-    return Ran(simulation, pieces, journals)
+    return Ran(simulation, pieces, journals, spec.program.pulls)
 
 
 @dataclass(frozen=True, slots=True)

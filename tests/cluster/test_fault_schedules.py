@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 
-from tests.cluster.schedules import carried_out, check, drawn, run
-from workers.program_settings import ProgramSettings
+from tests.cluster.schedules import check, drawn, run
 
 FAST_SEEDS, CHUNK = 180, 50
 FIRST_SEED = int(os.environ.get("DISTBELIEF_FIRST_SEED", "1000"))
@@ -35,20 +33,16 @@ def survived(seeds: range) -> Counter[tuple[str, str]]:
     return fired
 
 
-def test_nor_with_prefetch() -> None:
-    for seed in range(40):
-        chosen = drawn(seed)
-        if not chosen.spec.consistency.in_rounds:
-            ran = carried_out(replace(chosen, spec=replace(chosen.spec, program=ProgramSettings(prefetch=True))))
-            check(ran)
-
-
 def test_whatever_goes_wrong_nothing_is_lost() -> None:
     fired = survived(range(FAST_SEEDS))
     every = {(role, do) for role in ("shard", "worker", "ledger", "averager")
              for do in ("kill", "stop", "delay", "drop", "duplicate")}  # fmt: skip
     every |= {("worker", "corrupt"), ("shard", "corrupt")}
     assert fired.keys() == every, "the schedules bring about all that is to be survived"
+    specs = [drawn(seed).spec for seed in range(FAST_SEEDS)]
+    kinds = {(spec.consistency.kind, spec.program.prefetch, spec.correction.kind) for spec in specs}
+    ahead = {(kind, True, correction) for kind in ("async", "bounded") for correction in ("none", "dc-asgd")}
+    assert ahead <= kinds, "also to weights that are pulled ahead"
 
 
 @pytest.mark.parametrize("seed", [6109, 9870, 10260])

@@ -106,9 +106,17 @@ def test_a_run_with_every_correction_comes_out_again(kind: str, model: SimulateS
     same_again(spec_of(MODES["async"], correction=kind), model, copies)
 
 
+@pytest.mark.parametrize("model", [SKEWED, LOSSY], ids=["skewed", "lossy"])
+@pytest.mark.parametrize("mode", [name for name, mode in MODES.items() if not mode.in_rounds])
+def test_a_run_with_prefetch_comes_out_again(mode: str, model: SimulateSettings, copies: Copies) -> None:
+    ran = same_again(replace(spec_of(MODES[mode]), program=ProgramSettings(prefetch=True)), model, copies)
+    for shard in ran.pieces.shards:
+        assert len(shard.applied) == shard.samples == 120
+
+
 @pytest.mark.parametrize("kind", CORRECTIONS)
 @pytest.mark.parametrize("model", [SKEWED, LOSSY], ids=["skewed", "lossy"])
-def test_a_run_with_prefetch_comes_out_again(kind: str, model: SimulateSettings, copies: Copies) -> None:
+def test_a_correction_knows_what_was_pulled_ahead(kind: str, model: SimulateSettings, copies: Copies) -> None:
     spec = replace(spec_of(MODES["async"], correction=kind), program=ProgramSettings(prefetch=True))
     if kind == "discard":
         spec = replace(spec, correction=CorrectionSettings(kind, limit=40))
@@ -329,6 +337,21 @@ def test_who_waited_reads_what_it_waited_for() -> None:
     pushes = ran.pushes(0)
     for update, push in enumerate(pushes):
         assert push.read[0].version >= 5 * (update // 5)
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+@pytest.mark.parametrize("bound", [0, 2])
+def test_weights_have_all_steps_but_those_of_the_last_few_clocks(bound: int, prefetch: bool) -> None:
+    """At clock c, of every worker those up to c - bound; where they were pulled ahead, that was one clock earlier."""
+    spec = spec_of(ConsistencySettings("bounded", bound=bound), 5, 1, 600)
+    ran = simulated(replace(spec, program=ProgramSettings(prefetch=prefetch)), memoryless(0.1))
+    pushes = ran.pushes(0)
+    clocks = [Counter(push.worker for push in pushes[:version]) for version in range(len(pushes))]  # by version
+    lags = [
+        clocks[update][push.worker] - min(clocks[push.read[0].version][worker] for worker in range(5))
+        for update, push in enumerate(pushes)
+    ]
+    assert max(lags) == bound + prefetch
 
 
 def test_a_warm_start_is_one_worker_alone() -> None:

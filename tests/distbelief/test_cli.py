@@ -78,7 +78,7 @@ def test_every_option_of_launch_has_its_key_and_kind(behind: Callable[[str, Behi
         "--preset cifar10 --workers 4 --shards 2 --data-root d --run r --seed 7 --epochs 3 --address auto --lr 1e-2 "
         "--model googlenet --batch-size 16 --momentum 0 --precision bfloat16 --target-error .05 --max-seconds 9 "
         "--init-from i --config c --bad-images fail --ensemble-member 2 --correction dana --consistency sync "
-        "--gpus-per-worker 0.25 --wire bfloat16 --tls --faults f --data m:f --replicas 1"
+        "--prefetch --gpus-per-worker 0.25 --wire bfloat16 --tls --faults f --data m:f --replicas 1"
     )
     assert cli.run(["launch", *typed.split()]) == 0
     options = {
@@ -88,7 +88,7 @@ def test_every_option_of_launch_has_its_key_and_kind(behind: Callable[[str, Behi
         "model.precision": "bfloat16", "run.target_error": 0.05,
         "run.max_seconds": 9.0, "run.init_from": Path("i"), "config": Path("c"),
         "run.ensemble_member": 2, "correction.kind": "dana", "consistency.kind": "sync",
-        "cluster.gpus_per_worker": 0.25,
+        "program.prefetch": True, "cluster.gpus_per_worker": 0.25,
         "cluster.wire": "bfloat16", "cluster.tls": True, "cluster.faults": Path("f"), "data.name": "m:f",
         "cluster.replicas": 1,
     }  # fmt: skip

@@ -163,6 +163,14 @@ def test_what_if_there_were_more_workers(learned: Path, tmp_path: Path, capsys: 
     assert "as measured in" in capsys.readouterr().err
 
 
+def test_what_a_run_with_prefetch_had_on_its_way_while_it_computed_counts_too(tmp_path: Path) -> None:
+    simulated(
+        tmp_path / "run", simulate__gradients="none", simulate__latency_seconds=0.01, simulate__service_seconds=0.001,
+        run__batch_size=4, program__prefetch=True,
+    )  # fmt: skip
+    assert fitted(tmp_path / "run")["simulate.latency_seconds"] == pytest.approx(0.01, rel=0.1)
+
+
 def test_a_run_without_updates_cannot_be_fitted(tmp_path: Path) -> None:
     simulated(tmp_path / "run", simulate__gradients="none", run__max_seconds=0.0001)
     with pytest.raises(BadInput, match="have no compute times; expected a run with updates"):
@@ -244,6 +252,22 @@ def test_a_shard_with_a_standby_is_killed_in_virtual_time_and_nothing_of_it_is_l
     found = verify(tmp_path / "run")
     assert (found.verdict, found.problems) == ("exactly once", ())
     assert [count.undone for count in found.shards] == [0, 0]
+    assert replay(tmp_path / "run").verdict == "identical"
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_with_prefetch_a_run_survives_its_faults_and_comes_out_again(tmp_path: Path, replicas: int) -> None:
+    file = planned(tmp_path, FAULTS + '[[fault]]\nactor = "shard-0"\ndo = "kill"\nevent = 12\n')
+    values = {"cluster__faults": file, "cluster__replicas": replicas, "snapshot__every_seconds": 0.2}
+    summary = simulated(tmp_path / "run", program__prefetch=True, **values)
+    assert (summary["stopped_by"], summary["prefetch"], summary["faults"]["kill"]) == ("completed", True, 2)
+    found = verify(tmp_path / "run")
+    assert (found.verdict, found.problems, found.faults) == ("exactly once", (), summary["faults"])
+    assert replay(tmp_path / "run").verdict == "identical"
+
+
+def test_what_a_run_on_gpus_would_do_is_simulated_on_cores(tmp_path: Path) -> None:
+    assert simulated(tmp_path / "run", cluster__gpus_per_worker=0.5)["replayable"]
     assert replay(tmp_path / "run").verdict == "identical"
 
 
