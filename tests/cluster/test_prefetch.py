@@ -13,9 +13,11 @@ from cluster import serving
 from cluster.machines import Computation, LeaseComputation
 from ps.journal import PullHandled, PushHandled, WorkerTimed
 from ps.ledger import LedgerStatus
-from ps.messages import LEDGER, Exchange, Lease, Message
+from ps.messages import LEDGER, Exchange, Lease, Message, Wire
+from ps.wire import client
 from ps.wire.files import read_journal
 from ps.wire.server import Carry
+from ps.wire.stream_pool import StreamClient
 from tests.cluster.world import served
 from workers.program import Gradient
 
@@ -44,22 +46,33 @@ class Held:
         return compute
 
 
-@pytest.mark.parametrize("path", ["auto", "network"])
+@pytest.mark.parametrize("path", ["memory", "pieces", "streams"])
 def test_a_pull_comes_in_while_the_gradient_is_computed(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(client, "WHOLE_BYTES", 0 if path == "streams" else client.WHOLE_BYTES)
+    carried: list[Message] = []  # on streams
+    exchange = StreamClient.exchange
+
+    def noted(stream: StreamClient, message: Exchange, wire: Wire) -> Message:
+        carried.append(message)
+        return exchange(stream, message, wire)
+
+    monkeypatch.setattr(StreamClient, "exchange", noted)
     held, build, injection = Held(), serving.build_computation, serving._injection
     monkeypatch.setattr(serving, "build_computation", lambda *given: held.telling(build(*given)))
     monkeypatch.setattr(
         serving, "_injection", lambda spec, actor, write: held if actor == "host-0" else injection(spec, actor, write)
     )
-    values = {"cluster__workers": 1, "cluster__shards": 1, "run__batch_size": 96, "cluster__path": path}
+    values: dict[str, object] = {"cluster__workers": 1, "cluster__shards": 1, "run__batch_size": 96}
+    values["cluster__path"] = "auto" if path == "memory" else "network"
     with served(tmp_path, program__prefetch=True, **values) as world:
         world.host(turns=1).run()
         status = world.status(LEDGER)
     assert isinstance(status, LedgerStatus)
     leases = world.spec.plan.leases
     assert (status.ending, held.passed) == ("completed", leases)
+    assert len(carried) == (2 * leases + 1 if path == "streams" else 0)
     timed = [r for r in read_journal(world.spec.journal / "host-0.journal") if isinstance(r, WorkerTimed)]
     assert [r.lease for r in timed] == list(range(leases))
     assert all(r.hidden_seconds > 0 for r in timed)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from distbelief.replay import replay
 from distbelief.verify import EXACTLY_ONCE, verify
 from ps.journal import FaultFired, PushHandled
 from ps.messages import Outcome
@@ -71,6 +72,42 @@ def test_a_run_survives_what_is_planned_for_it(tmp_path: Path) -> None:
     assert summary_of(tmp_path)["faults"] == counted
     found = verify(run)
     assert (found.verdict, found.problems, found.faults) == (EXACTLY_ONCE, (), counted)
+
+
+KILLED_AHEAD = """
+[[fault]]
+actor = "host-0"
+do = "kill"
+event = 60
+
+[[fault]]
+actor = "shard-0"
+do = "kill"
+when = "after"
+event = 150
+
+[[fault]]
+actor = "shard"
+do = "drop"
+when = "after"
+every = 80
+"""
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("replicas", ["0", "1"])
+def test_a_run_with_prefetch_survives_too_and_comes_out_again(replicas: str, tmp_path: Path) -> None:
+    (tmp_path / "faults.toml").write_text(KILLED_AHEAD)
+    options = ["--workers", "4", "--shards", "2", "--epochs", "8", "--batch-size", "16", "--faults", "faults.toml"]
+    with launched(tmp_path, *options, "--prefetch", "--replicas", replicas) as process:
+        _, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    summary = summary_of(tmp_path)
+    assert (summary["stopped_by"], summary["prefetch"], summary["faults"]["kill"]) == ("completed", True, 2)
+    assert summary["worker_seconds"]["hidden"] > 0
+    found = verify(tmp_path / "run")
+    assert (found.verdict, found.problems) == (EXACTLY_ONCE, ())
+    assert replay(tmp_path / "run").verdict == "identical"
 
 
 STOP = """
