@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ps.intervals import IntervalSet
 from ps.leases import LeasePlan
@@ -20,8 +21,7 @@ from ps.leases import LeasePlan
 NOBODY = -1  # holds a lease that is being looked after
 
 
-@dataclass(slots=True)
-class Outstanding:
+class Outstanding(Struct, gc=False):
     """A granted lease.
 
     Attributes:
@@ -74,16 +74,20 @@ class LeaseBook:
         """The newest attempt of this lease."""
         return self._attempts.get(id, 0)
 
-    def take(self, suits: Callable[[int], bool], fresh: bool) -> int | None:
-        """The next lease to grant: the first returned one that suits, else (if `fresh`) one never granted, or None."""
+    def take_returned(self, suits: Callable[[int], bool]) -> int | None:
+        """The first returned lease that suits, to be granted."""
         for position, id in enumerate(self.returned):
             if suits(id):
                 del self.returned[position]
                 return id
-        if fresh and self.ungranted < self._leases:
-            self.ungranted += 1
-            return self.ungranted - 1
         return None
+
+    def take_fresh(self) -> int | None:
+        """The next lease that was never granted, to be granted."""
+        if self.ungranted == self._leases:
+            return None
+        self.ungranted += 1
+        return self.ungranted - 1
 
     def grant(self, id: int, worker: int, deadline: float, read: int) -> int:
         """A lease that was taken goes to this worker; return the attempt."""

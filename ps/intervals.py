@@ -57,21 +57,23 @@ class IntervalSet:
         """
         if x < 0:
             raise ValueError(f"got {x}, expected a non-negative integer")
-        i = bisect_right(self._starts, x)  # interval i - 1 is the last that starts at or before x
-        if i > 0 and x < self._stops[i - 1]:
+        starts, stops = self._starts, self._stops
+        i = bisect_right(starts, x)  # interval i - 1 is the last that starts at or before x
+        left = stops[i - 1] if i else -1
+        if x < left:
             return False
-        extends_left = i > 0 and self._stops[i - 1] == x
-        extends_right = i < len(self._starts) and self._starts[i] == x + 1
-        if extends_left and extends_right:
-            self._stops[i - 1] = self._stops.pop(i)
-            del self._starts[i]
-        elif extends_left:
-            self._stops[i - 1] = x + 1
+        extends_right = i < len(starts) and starts[i] == x + 1
+        if left == x:
+            if extends_right:
+                stops[i - 1] = stops.pop(i)
+                del starts[i]
+            else:
+                stops[i - 1] = x + 1
         elif extends_right:
-            self._starts[i] = x
+            starts[i] = x
         else:
-            self._starts.insert(i, x)
-            self._stops.insert(i, x + 1)
+            starts.insert(i, x)
+            stops.insert(i, x + 1)
         self._count += 1
         return True
 

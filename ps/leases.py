@@ -8,6 +8,7 @@ divide the number of examples, and is weighted by its size, so that every exampl
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from ps.messages import Lease
 from ps.streams import permutation
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LeasePlan:
     """The whole run's leases, before any is granted.
 
@@ -39,11 +40,11 @@ class LeasePlan:
         """The same examples in leases of one batch: every batch has an id, and with it its random numbers."""
         return replace(self, batches=1)
 
-    @property
+    @cached_property
     def leases_per_epoch(self) -> int:
         return -(-self.examples // (self.batch_size * self.batches))
 
-    @property
+    @cached_property
     def leases(self) -> int:
         """Leases in the run; ids are 0 .. leases - 1."""
         return self.leases_per_epoch * self.epochs
@@ -62,7 +63,8 @@ class LeasePlan:
         """The lease with this id."""
         epoch, place = divmod(id, self.leases_per_epoch)
         size = self.batch_size * self.batches
-        first, count = place * size, self.count(id)
+        first = place * size
+        count = min(size, self.examples - first)
         return Lease(id, attempt, epoch, first, count, count / size, deadline)
 
     def parts(self, lease: Lease) -> tuple[Lease, ...]:

@@ -86,7 +86,8 @@ class Schedule:
 
     def rate(self, samples: int) -> float:
         """The rate for the update that a shard applies after `samples` samples."""
-        return self.settings.rate * self._decay(samples) * self._warmup(samples)
+        rate = self.settings.rate * self._decay(samples)
+        return rate * self._warmup(samples) if self.settings.warmup_epochs else rate
 
     def _decay(self, samples: int) -> float:
         progress = min(samples / self.total_samples, 1.0)

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
 
 Outbox = list[tuple[Address, Message | Record]]
 
+_WORKER, _NONE, _APPLIED = Role.WORKER, Outcome.NONE, Outcome.APPLIED  # looked up in an Enum they take twice as long
 MOST_SAMPLES = (1 << 31) - 1  # in one lease: so that sums of them fit the journal's 64 bits
 
 
@@ -135,6 +136,7 @@ class Shard:
         self.index = index
         self.shards = shards
         self.elements = weights_N.numel()
+        self._shape = weights_N.shape
         self._openings: tuple[int, ...] = (0,)  # the version at which each incarnation began
         self.version = 0
         self.samples = 0
@@ -278,57 +280,65 @@ class Shard:
         return Inventory(number, self.index, self.incarnation, self.version, self.applied.bounds(), staged)
 
     def _exchange(self, now: float, message: Exchange) -> Outbox:
-        asker = Address(Role.WORKER, message.worker)
-        if refusal := self._refusal(message):
+        asker = Address(_WORKER, message.worker)
+        push, out_N = message.push, message.weights_N
+        known = push is not None and self._has(push.lease)
+        if refusal := self._refusal(message, known):
             self.refused += 1
             kind, text = refusal
-            lease = message.push.lease if message.push else -1
+            lease = push.lease if push else -1
             return [
                 (JOURNAL, ExchangeRefused(now, message.worker, message.number, lease, kind)),
                 (asker, Refused(message.number, self.index, kind, text)),
             ]
         out: Outbox = []
-        outcome, staleness = Outcome.NONE, None
-        if push := message.push:
-            outcome, rate, staleness = self._take(message.worker, push, message.weights_N)
+        outcome, staleness = _NONE, None
+        if push is not None:
+            outcome, rate, staleness = self._take(message.worker, push, known, out_N)
             record = PushHandled(
                 now, message.worker, message.number, push.lease, push.attempt, push.samples, push.read, outcome, rate,
-                -1 if staleness is None else staleness, self.version, message.weights_N is not None,
+                -1 if staleness is None else staleness, self.version, out_N is not None,
                 message.wire,
             )  # fmt: skip
             out.append((JOURNAL, record))
-        elif message.weights_N is not None:
+        elif out_N is not None:
             out.append((JOURNAL, PullHandled(now, message.worker, message.number, self.version, message.wire)))
-        if outcome is Outcome.APPLIED:
+        if outcome is _APPLIED and self._samples.wants(self.version):
             out += self._sample(now)
-        if (out_N := message.weights_N) is not None:
-            if outcome is not Outcome.APPLIED or self._correction.leads:
+        if out_N is not None:
+            if outcome is not _APPLIED or self._correction.leads:
                 self._correction.publish(self._w_N, out_N)
             self._correction.pulled(message.worker, message.number, self.version, self._seen().w_N)
         reading = Reading(self.incarnation, self.version)
         out.append((asker, Exchanged(message.number, self.index, outcome, reading, self.samples, staleness)))
         return out
 
-    def _refusal(self, message: Exchange) -> tuple[Refusal, str] | None:
-        """Why this exchange must not be carried out, or None. Reads only."""
+    def _refusal(self, message: Exchange, known: bool) -> tuple[Refusal, str] | None:
+        """Why this exchange must not be carried out, or None. Reads only. `known`: its push's lease is here already."""
         if message.shard != self.index:
             return Refusal.SHARD, f"meant for shard {message.shard}, reached shard {self.index}"
-        gradient_N = message.push.gradient_N if message.push else None
-        for name, buffer_N in (("gradient", gradient_N), ("weights", message.weights_N)):
-            if buffer_N is None:
-                continue
-            if buffer_N.dtype is not torch.float32:
-                return Refusal.DTYPE, f"{name} is {buffer_N.dtype}, expected torch.float32"
-            if buffer_N.shape != (self.elements,):
-                return Refusal.LENGTH, f"{name} has shape {tuple(buffer_N.shape)}, expected ({self.elements},)"
-        if (push := message.push) is None:
+        push, out_N = message.push, message.weights_N
+        if push is not None and not self._fits(push.gradient_N):
+            return self._misfit("gradient", push.gradient_N)
+        if out_N is not None and not self._fits(out_N):
+            return self._misfit("weights", out_N)
+        if push is None:
             return None
         if push.lease < 0 or not 1 <= push.samples <= MOST_SAMPLES:
             return (
                 Refusal.LEASE,
                 f"lease {push.lease} of {push.samples} samples, expected 0 or more, 1 to {MOST_SAMPLES}",
             )
-        return None if self._has(push.lease) else self._push_refusal(message.worker, push)
+        return None if known else self._push_refusal(message.worker, push)
+
+    def _fits(self, buffer_N: Tensor) -> bool:
+        return buffer_N.dtype is torch.float32 and buffer_N.shape == self._shape
+
+    def _misfit(self, name: str, buffer_N: Tensor) -> tuple[Refusal, str]:
+        """Why a buffer does not fit."""
+        if buffer_N.dtype is not torch.float32:
+            return Refusal.DTYPE, f"{name} is {buffer_N.dtype}, expected torch.float32"
+        return Refusal.LENGTH, f"{name} has shape {tuple(buffer_N.shape)}, expected ({self.elements},)"
 
     def _push_refusal(self, worker: int, push: Push) -> tuple[Refusal, str] | None:
         if len(push.read) != self.shards:
@@ -360,9 +370,9 @@ class Shard:
     def _has(self, lease: int) -> bool:
         return lease in self.applied or (self._staging is not None and lease in self._staging)
 
-    def _take(self, worker: int, push: Push, out_N: Tensor | None) -> tuple[Outcome, float, int | None]:
+    def _take(self, worker: int, push: Push, known: bool, out_N: Tensor | None) -> tuple[Outcome, float, int | None]:
         """Apply a push and copy the result out, or stage or discard it. Returns outcome, rate, staleness."""
-        if self._has(push.lease):
+        if known:
             self.duplicates += 1
             return Outcome.DUPLICATE, 0.0, None
         read = push.read[self.index].version
@@ -376,7 +386,7 @@ class Shard:
         worth = self._correction.weigh(Arrival(worker, read, staleness), self._seen().w_N, push.gradient_N)
         rate = self._update(worker, worth, (staleness,), push.samples, None if self._correction.leads else out_N)
         self.applied.add(push.lease)
-        return Outcome.APPLIED, rate, staleness
+        return _APPLIED, rate, staleness
 
     def _close_round(self, now: float, message: CloseRound) -> Outbox:
         """Apply a round as one update. Raises ValueError, before any change, if it is none, not the next, not here."""
@@ -404,27 +414,26 @@ class Shard:
             now, tuple(staged.lease for staged in taken), tuple(staleness), samples, message.size, message.keep, rate,
             self.version,
         )  # fmt: skip
-        return [(JOURNAL, record), *self._sample(now), *closed]
+        sample = self._sample(now) if self._samples.wants(self.version) else []
+        return [(JOURNAL, record), *sample, *closed]
 
     def _update(self, worker: int, worth: Worth, staleness: Sequence[int], samples: int, out_N: Tensor | None) -> float:
         """Make one update with this gradient and copy the result out; return the rate used."""
         average = sum(staleness) / len(staleness)
-        seen = self._seen()
-        plan = self._correction.plan(worker, average, self._rule, seen.w_N, seen.slots)
+        vectors = self._seen()
+        plan = self._correction.plan(worker, average, self._rule, vectors.w_N, vectors.slots)
         rate = self._schedule.rate(self.samples) * worth.factor * plan.factor
         self.version += 1
         self.samples += samples
         for updates in staleness:
             self.staleness[updates] += 1
         update = Update(plan.rule, rate, self._weight_decay, self.version, worth.gradient_N, out_N)
-        self._vectors.update(update, plan.slots)
+        vectors.update(update, plan.slots)
         self._correction.stepped(self.version, self._seen().w_N)
         return rate
 
     def _sample(self, now: float) -> Outbox:
-        """Copy the weights for the averager, if this is a version that it wants."""
-        if not self._samples.wants(self.version):
-            return []
+        """Copy the weights for the averager, at a version that it wants."""
         if (buffer_N := self._samples.copy(self.version, self._w_N)) is None:
             return [(JOURNAL, SampleSkipped(now, self.version))]
         return [

@@ -39,9 +39,10 @@ _header = Decoder(Header).decode
 _record: Callable[[bytes], Record] = Decoder(Record).decode
 
 
-def _framed(body: bytes) -> bytes:
+def _frame(body: bytes) -> bytes:
+    """What comes before this body."""
     length = len(body)
-    return _FRAME.pack(length, _length_check(length), zlib.crc32(body)) + body
+    return _FRAME.pack(length, _length_check(length), zlib.crc32(body))
 
 
 @lru_cache(maxsize=1024)
@@ -78,13 +79,17 @@ class JournalWriter:
         if again:
             os.ftruncate(self._file, end)
         if not end:
-            self._write(MAGIC + _framed(_encode(Header(run, actor))))
+            header = _encode(Header(run, actor))
+            self._write(MAGIC + _frame(header) + header)
 
     def write(self, records: Iterable[Record]) -> None:
         """Append these records, all in one write."""
+        waiting = self._waiting
         for record in records:
-            self._waiting += _framed(_encode(record))
-        if len(self._waiting) > self._kept_back:
+            body = _encode(record)
+            waiting += _frame(body)
+            waiting += body
+        if len(waiting) > self._kept_back:
             self._flush()
 
     def _flush(self) -> None:
