@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from ps.journal import PullHandled, PushHandled, ShardOpened, WorkerExchanged
+from ps.journal import ExchangeRefused, PullHandled, PushHandled, ShardOpened, WorkerExchanged
 from ps.streams import numpy_stream
 from ps.wire.files import journals, read_journal
 from tests.distbelief.test_live import COMMAND, descendants, temporary
@@ -137,7 +137,8 @@ def hit_in_mid_exchange(made: Ride, shards: int) -> list[Kill]:
     """The kills of shards and hosts for which an exchange was under way, by the journals.
 
     A shard's: one that another shard had handled before the kill, or itself without its answer getting through, and
-    this one (again) after it came back. A host's: one that a shard handled and this host never heard of.
+    that reached this one (again) after it came back; it may have refused it, as read from a version that is lost. A
+    host's: one that a shard handled and this host never heard of.
     """
     folder = made.run / "journal"
     handled = [list(_handled(folder, shard)) for shard in range(shards)]
@@ -147,7 +148,8 @@ def hit_in_mid_exchange(made: Ride, shards: int) -> list[Kill]:
             index = int(kill.actor.removeprefix("shard-"))
             before = {exchange for each in handled for exchange, at in each if at < kill.at}
             back = min((at for at in _openings(folder, index) if at > kill.at), default=float("inf"))
-            if any(at > back and exchange in before for exchange, at in handled[index]):
+            reached = [*handled[index], *_handled(folder, index, ExchangeRefused)]
+            if any(at > back and exchange in before for exchange, at in reached):
                 hits.append(kill)
         elif kill.role == "host":
             told = [r for r in read_journal(folder / f"{kill.actor}.journal") if isinstance(r, WorkerExchanged)]
@@ -158,10 +160,10 @@ def hit_in_mid_exchange(made: Ride, shards: int) -> list[Kill]:
     return hits
 
 
-def _handled(folder: Path, shard: int) -> Iterator[tuple[Exchange, float]]:
-    """Every exchange that a shard carried out, and when."""
+def _handled(folder: Path, shard: int, *kinds: type) -> Iterator[tuple[Exchange, float]]:
+    """Every exchange that a shard carried out, and when; or those that ended as these kinds of records."""
     for record in read_journal(folder / f"shard-{shard}.journal"):
-        if isinstance(record, PushHandled | PullHandled):
+        if isinstance(record, kinds or (PushHandled, PullHandled)):
             yield (record.worker, record.number), record.now
 
 

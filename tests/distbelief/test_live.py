@@ -56,9 +56,12 @@ def eventually(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def temporaries(cwd: Path) -> set[Path]:
-    """What a launch in this directory may leave behind: its own temporary files, and anybody's shared memory."""
+    """What a launch in this directory may leave behind: its own temporary files, and anybody's shared memory (but for
+    semaphores of Python's multiprocessing, which a run has none of, and whatever else runs on this machine may).
+    """
     own = temporary(cwd)
-    return (set(own.iterdir()) if own.exists() else set()) | set(Path("/dev/shm").iterdir())
+    memory = {path for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.mp-")}
+    return (set(own.iterdir()) if own.exists() else set()) | memory
 
 
 def temporary(cwd: Path) -> Path:

@@ -1,6 +1,6 @@
 """Any process of a live run is killed, again and again: it ends all the same, and every example counts once.
 
-The long version kills two hundred processes, ten in each of twenty runs. They may be had one by one, and what each came
+The long version kills two hundred processes, twenty in each of ten runs. They may be had one by one, and what each came
 to is kept in a file that the next one goes on with:
 
 DISTBELIEF_KILLS_LOG=kills.jsonl DISTBELIEF_FIRST_RIDE=7 DISTBELIEF_RIDES=1 pytest -m soak -k killed_again ...
@@ -25,7 +25,7 @@ from tests.distbelief.kills import Ride, hit_in_mid_exchange, ride
 from tests.distbelief.test_live import GONE_SECONDS, eventually, gone, launched, temporaries, temporary
 
 OFTEN = ["--workers", "4", "--set", "snapshot.every_seconds=2", "--set", "cluster.turns=2"]
-SOAK = [*OFTEN, "--epochs", "24", "--faults", "slow.toml"]
+SOAK = [*OFTEN, "--epochs", "16", "--faults", "slow.toml"]
 # Two of three messages take a while at a shard, drawn for each shard by itself: so exchanges are under way most of the
 # time, and one shard is done with many before the other.
 SLOW = """
@@ -36,7 +36,7 @@ every = 1.5
 seconds = 0.05
 """
 KILLS = {"host": 60, "shard": 60, "ledger": 30, "averager": 25, "driver": 25}  # in the long version
-KILLS_PER_RIDE = 10
+KILLS_PER_RIDE = 20
 EVERY_RIDE = sum(KILLS.values()) // KILLS_PER_RIDE
 FIRST_RIDE = int(os.environ.get("DISTBELIEF_FIRST_RIDE", "0"))
 RIDES = int(os.environ.get("DISTBELIEF_RIDES", str(EVERY_RIDE)))
