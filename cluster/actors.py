@@ -114,9 +114,13 @@ class ReplicaActor(ServerActor):
         self._server.follow(Seed(number, written, state))
         log.info("holds what the shard holds, from version %d on", state.version)
 
-    def go_alone(self) -> None:
+    def part(self) -> None:
         """The standby is gone."""
-        self._server.go_alone()
+        self._server.part()
+
+    def standing(self) -> str:
+        """How it and its standby stand."""
+        return self._server.standing().value
 
     def succeed(self, targets: dict[Address, str]) -> None:
         """The shard is gone: go on in its place. Raises RunFailed if that cannot be."""

@@ -8,8 +8,8 @@ A file lists them:
     event = 120                 every = 500
 
 An actor's events count from 1: of a shard, the ledger and the averager the messages that reach it (not the ticks of its
-clock), of a worker the messages that it sends, of a worker host those of all its workers. So a fault sits at a place in
-what an actor does and not at a time, and its journal says that it fired.
+clock), of a standby what its shard forwards to it, of a worker the messages that it sends, of a worker host those of
+all its workers. So a fault sits at a place in what an actor does and not at a time, and its journal says that it fired.
 
     kill        the actor's process is killed; a worker's is its host
     stop        it stands still for `seconds`, as under SIGSTOP; a worker's host likewise
@@ -36,8 +36,8 @@ from ps.errors import BadInput, nearest, require
 from ps.messages import Exchange, Message
 from ps.streams import numpy_stream
 
-ACTORS = ("shard", "worker", "host", "ledger", "averager")
-MANY = ("shard", "worker", "host")  # of which there may be several
+ACTORS = ("shard", "standby", "worker", "host", "ledger", "averager")
+MANY = ("shard", "standby", "worker", "host")  # of which there may be several
 KINDS = ("kill", "stop", "delay", "drop", "duplicate", "corrupt")
 LASTING = ("stop", "delay")  # they take `seconds`
 TWO_SIDED = ("kill", "drop")  # they may strike before or after the message is handled
@@ -71,7 +71,7 @@ class Fault:
     def __post_init__(self) -> None:
         role, _, index = self.actor.partition("-")
         named = role in ACTORS and (not index or (role in MANY and index.isdecimal()))
-        expected = f"one of {', '.join(ACTORS)}, the first three also with a number as in shard-0"
+        expected = f"one of {', '.join(ACTORS)}, the first four also with a number as in shard-0"
         require(named, "actor", self.actor, expected + nearest(role, ACTORS))
         require(self.do in KINDS, "do", self.do, f"one of {', '.join(KINDS)}{nearest(self.do, KINDS)}")
         require(self.event >= 0, "event", self.event, "1 or more")
@@ -105,6 +105,10 @@ class FaultPlan:
 
     def __bool__(self) -> bool:
         return bool(self.faults)
+
+    def strikes(self, role: str) -> bool:
+        """Whether anything is planned for actors of this role."""
+        return any(fault.role == role for fault in self.faults)
 
     def of(self, actor: str, after: int = 0) -> Schedule:
         """What is planned for this actor, "shard-0" for example. `after`: its last event at which one fired."""
@@ -173,11 +177,12 @@ def corrupted(message: Message) -> Message:
     return replace(message, push=replace(message.push, gradient_N=gradient_N))
 
 
-def read_faults(file: Path, shards: int, seed: int) -> FaultPlan:
+def read_faults(file: Path, shards: int, seed: int, standbys: bool = False) -> FaultPlan:
     """The plan in a file.
 
     Args:
         shards: Shards of the run.
+        standbys: Whether they have standbys.
         seed: The run's.
 
     Raises:
@@ -198,10 +203,11 @@ def read_faults(file: Path, shards: int, seed: int) -> FaultPlan:
     faults = tuple(_fault(table, f"{file}: fault {number}") for number, table in enumerate(found, start=1))
     for number, fault in enumerate(faults, start=1):
         _, _, index = fault.actor.partition("-")
-        if fault.role == "shard" and index and int(index) >= shards:
-            raise BadInput(
-                f"{file}: fault {number}: actor: got {fault.actor!r}, expected shard-0 to shard-{shards - 1}"
-            )
+        where = f"{file}: fault {number}: actor: got {fault.actor!r}"
+        if fault.role in ("shard", "standby") and index and int(index) >= shards:
+            raise BadInput(f"{where}, expected {fault.role}-0 to {fault.role}-{shards - 1}")
+        if fault.role == "standby" and not standbys:
+            raise BadInput(f"{where}, expected another: this run has no standbys; add --replicas 1")
     return FaultPlan(faults, seed)
 
 

@@ -22,13 +22,21 @@ from ps.messages import Exchange, Message, NextLease
 from ps.wire.files import read_journal
 from ps.wire.server import Carry
 
-# Wakes a stopped process, which cannot do so itself. Given: seconds, process id.
+# Wakes a stopped process, which cannot do so itself; ends with it. Given: seconds, process id.
 _WAKE = """import os, signal, sys, time
 seconds, process = float(sys.argv[1]), int(sys.argv[2])
-while open(f"/proc/{process}/stat").read().rpartition(")")[2].split()[0] != "T":  # it stops when it gets to it
-    time.sleep(0.005)
-time.sleep(seconds)
-os.kill(process, signal.SIGCONT)
+def stopped():
+    return open(f"/proc/{process}/stat").read().rpartition(")")[2].split()[0] == "T"
+try:
+    while not stopped():  # it does when it gets to it
+        time.sleep(0.005)
+    deadline = time.monotonic() + seconds
+    while stopped() and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(left, 0.2))
+    if stopped():
+        os.kill(process, signal.SIGCONT)
+except OSError:
+    pass  # it is gone
 """
 
 

@@ -140,7 +140,9 @@ def anchored(config: Config) -> Config:
 def faults_of(config: Config) -> FaultPlan:
     """What is planned to go wrong. Raises BadInput if the file cannot be read or carried out."""
     cluster = config.cluster
-    return read_faults(Path(cluster.faults), cluster.shards, config.run.seed) if cluster.faults else FaultPlan()
+    if not cluster.faults:
+        return FaultPlan()
+    return read_faults(Path(cluster.faults), cluster.shards, config.run.seed, cluster.replicas > 0)
 
 
 def _absolute(path: str) -> str:

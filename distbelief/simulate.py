@@ -323,6 +323,8 @@ def journals_of(spec: RunSpec) -> Iterator[Journals]:
     """Every actor's journal; all workers are on one host."""
     names = {shard_address(shard): f"shard-{shard}" for shard in range(spec.layout.shards)}
     names |= {LEDGER: "ledger", AVERAGER: "averager", Address(Role.WORKER): "host-0"}
+    if spec.faults.strikes(Role.STANDBY.value):
+        names |= {Address(Role.STANDBY, shard): f"standby-{shard}" for shard in range(spec.layout.shards)}
     journals = {
         address: JournalWriter(spec.journal / f"{name}{SUFFIX}", spec.run, name, KEPT_BACK)
         for address, name in names.items()

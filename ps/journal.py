@@ -279,6 +279,18 @@ class ShardRejoined(Entry, frozen=True, tag=25):
     version: int
 
 
+class PairParted(Entry, frozen=True, tag=26):
+    """The ledger let one of a shard and its standby go on without the other: the one that leads, or the standby in its
+    place. `incarnation`, `pair`: as of Claim.
+    """
+
+    now: float
+    shard: int
+    incarnation: int
+    pair: int
+    leads: bool
+
+
 class LedgerStopped(Entry, frozen=True, tag=12):
     """No lease is granted from here on."""
 
@@ -348,6 +360,6 @@ class FaultFired(Entry, frozen=True, tag=40):
 Record = (
     ShardOpened | ShardSaved | LedgerOpened | AveragerOpened | AveragerSaved | Arithmetic | PushHandled | RoundApplied
     | PullHandled | ExchangeRefused | SampleSent | SampleSkipped | LeaseGranted | LeaseFinished | LeaseFailed
-    | LeaseDiscarded | LeaseReturned | RoundOrdered | WorkerLeft | WorkerQuarantined | ShardRejoined | LedgerStopped
-    | SampleAveraged | WorkerExchanged | WorkerTimed | FaultFired
+    | LeaseDiscarded | LeaseReturned | RoundOrdered | WorkerLeft | WorkerQuarantined | ShardRejoined | PairParted
+    | LedgerStopped | SampleAveraged | WorkerExchanged | WorkerTimed | FaultFired
 )  # fmt: skip

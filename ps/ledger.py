@@ -48,6 +48,7 @@ from ps.journal import (
     LeaseReturned,
     LedgerOpened,
     LedgerStopped,
+    PairParted,
     Record,
     RoundOrdered,
     ShardRejoined,
@@ -58,6 +59,7 @@ from ps.losses import Finish, Losses
 from ps.messages import (
     JOURNAL,
     Address,
+    Claim,
     Discarded,
     Failed,
     Finished,
@@ -74,6 +76,7 @@ from ps.messages import (
     Tick,
     WorkerLost,
 )
+from ps.pairs import Pairs
 from ps.rounds import StagedLease
 
 if TYPE_CHECKING:
@@ -196,6 +199,7 @@ class Ledger:
         self._inquiries = Inquiries(shards)
         self._numbers = count(1)  # of what the shards are asked and told
         self._incarnations = [0] * shards
+        self._pairs = Pairs()
         self._unheard: dict[int, tuple[int, float]] = {}  # shard asked for its inventory -> number, deadline
         self._redo: set[int] = set()  # leases of closed rounds that some shard lost
         self._losses = Losses(plan.leases_per_epoch)
@@ -260,12 +264,14 @@ class Ledger:
                 self._round_closed(now, message, out)
             case Inventory():
                 self._took_inventory(now, message, out)
+            case Claim():
+                self._claimed(now, message, out)
             case Stop():
                 self._stop(now, Ending(message.reason), "", out)
             case _:
                 raise TypeError(
                     f"ledger got {type(message).__name__}: "
-                    "it handles NextLease, WorkerLost, Tick, Has, RoundClosed, Inventory and Stop"
+                    "it handles NextLease, WorkerLost, Tick, Has, RoundClosed, Inventory, Claim and Stop"
                 )
         if self._rounds is not None:
             self._close_round(now, out)
@@ -518,6 +524,12 @@ class Ledger:
                 self._lost(now, worker, out)
         out += self._inquiries.again(shard)
 
+    def _claimed(self, now: float, claim: Claim, out: Outbox) -> None:
+        """One of a shard and its standby asks to go on without the other. Raises ValueError for no shard of the run."""
+        if not 0 <= claim.shard < self._shards:
+            raise ValueError(f"ledger: got a claim of shard {claim.shard}, expected 0 to {self._shards - 1}")
+        out += self._pairs.ruled(now, claim, self._incarnations[claim.shard])
+
     @property
     def _told(self) -> list[int]:
         """Workers that know of an end: they have gone, and if the run goes on after all nothing may wait for them."""
@@ -541,7 +553,7 @@ class Ledger:
                     if record.resumed:
                         self._ending = None
                     if record.cut > cut or opened == 1:
-                        cut, self._incarnations = record.cut, [0] * record.shards
+                        cut, self._incarnations, self._pairs = record.cut, [0] * record.shards, Pairs()
                 case LeaseGranted():
                     self._recall_grant(record)
                 case LeaseFinished():
@@ -564,6 +576,8 @@ class Ledger:
                     self._quarantined.append(record.worker)
                 case ShardRejoined():
                     self._incarnations[record.shard] = record.incarnation
+                case PairParted():
+                    self._pairs.recall(record)
                 case LedgerStopped():
                     self._ending = Ending(record.reason)
                     for worker in self._workers.values():  # each was told, for all that is known, until it asks again

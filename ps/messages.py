@@ -412,8 +412,33 @@ class Forwarded(Struct, frozen=True):
     version: int
 
 
+class Claim(Struct, frozen=True):
+    """Shard or standby to ledger: the other of us two is gone, or does not answer; may I go on without it?
+
+    Attributes:
+        incarnation: Of both.
+        pair: Which two of this incarnation: rises with every standby that the shard has had.
+        leads: Whether the one that leads asks.
+    """
+
+    shard: int
+    incarnation: int
+    pair: int
+    leads: bool
+
+
+class Ruling(Struct, frozen=True):
+    """Ledger to shard or standby: the answer to this Claim; if it is not granted, the other one goes on."""
+
+    shard: int
+    incarnation: int
+    pair: int
+    leads: bool
+    granted: bool
+
+
 Message = (
     NextLease | Granted | NoMoreLeases | WorkerLost | Tick | Stop | WhoHas | Has | TakeInventory | Inventory
     | CloseRound | RoundClosed | Exchange | Exchanged | Refused | Sample | SampleTaken | Read | ReadDone
-    | Forward | Forwarded
+    | Forward | Forwarded | Claim | Ruling
 )  # fmt: skip

@@ -5,10 +5,11 @@
     follows    handles what is forwarded, in the same order at the same times, so it holds the same to the last bit
 
 `Replica` is either, around the shard's own machine, which knows nothing of it. `handle` is called by the wire; `seed`,
-`follow`, `succeed` and `go_alone` by whoever looks after processes, and by nobody else: it alone may say that the other
-one is gone. (Not the ledger: that would have to be told by the same one, and may be lost at that moment too.) Without
-that word one that leads waits for its standby for ever, and one that follows never leads. So of two that cannot reach
-each other no more than one is believed, and whatever a lost one may still answer, the other held before.
+`follow`, `claim` and `succeed` by whoever looks after processes. Whether one of the two may go on without the other is
+for the ledger alone to say (see ps.pairs): it is asked by a `claim`, made when the other's process is gone, or by one
+that leads when its standby is silent for SILENT_SECONDS. Without the ledger's word one that leads waits for its standby
+for ever, and one that follows never leads. So of two that cannot reach each other no more than one is believed, and
+whatever a lost one may still answer, the other held before.
 
 A standby is brought up while the run goes on: it is seeded with a copy of the state, and what came since is forwarded
 behind it. Until its first word answers do not wait for it, as long as it is no more than LAG messages behind; from then
@@ -42,13 +43,29 @@ from ps.journal import (
     SampleSkipped,
     ShardSaved,
 )
-from ps.messages import JOURNAL, Address, CloseRound, Exchange, Forward, Forwarded, Message, Role, SampleTaken
+from ps.messages import (
+    JOURNAL,
+    LEDGER,
+    Address,
+    Claim,
+    CloseRound,
+    Exchange,
+    Forward,
+    Forwarded,
+    Message,
+    Role,
+    Ruling,
+    SampleTaken,
+    Tick,
+)
 from ps.states import ShardState
 
 if TYPE_CHECKING:
     from ps.shard import Outbox, Shard, ShardStatus
 
 LAG = 8  # messages that a standby which catches up may be behind before answers wait for it
+SILENT_SECONDS = 10.0  # without a word while answers wait for it, until a standby is to be given up
+SEEDING_SECONDS = 120.0  # likewise of one that comes up: its seed may be large, and the way long
 AGAIN = -1  # in the place of a version: it was forwarded before, and what came of it then was said then
 HANDLED = (PushHandled, PullHandled, RoundApplied, ExchangeRefused, SampleSent, SampleSkipped)  # what `handle` records
 
@@ -77,6 +94,16 @@ class Seed:
     state: ShardState
 
 
+@dataclass(slots=True)
+class _Held:
+    """What waits until the standby holds this Forward. `version`: after it; `since`: when it was handled."""
+
+    number: int
+    version: int
+    since: float
+    outbox: Outbox
+
+
 class Replica:
     """One of the two.
 
@@ -84,6 +111,9 @@ class Replica:
         shard: The shard; only this object calls it from here on.
         leads: Whether it leads, alone at first; else it follows once it is seeded.
         written: How many records of HANDLED kinds are in the shard's journal.
+
+    Attributes:
+        granted: What the ledger said to its claim to go on without the other; None: nothing yet.
     """
 
     def __init__(self, shard: Shard, leads: bool = True, written: int = 0) -> None:
@@ -91,10 +121,14 @@ class Replica:
         self.leads = leads
         self.standing = Standing.ALONE
         self._standby = Address(Role.STANDBY, shard.index)
+        self.granted: bool | None = None
+        self._pair = 0  # the Forward before the first of these two
+        self._claimed = False  # since they are two
+        self._word_at = 0.0  # leads: when the standby was heard last, or seeded
         self._number = 0  # of the last Forward that was made, or handled
         self._written = written
         self._acknowledged = 0  # leads: the last Forward that the standby holds
-        self._held: deque[tuple[int, int, Outbox]] = deque()  # leads: number, version then, what waits for it
+        self._held: deque[_Held] = deque()  # leads
         self._early: dict[int, Forward] = {}  # follows: Forwards that have overtaken others
         self._unwritten: deque[Record] = deque()  # follows: records after the first `_written` ones
         self._pulled_N: torch.Tensor | None = None  # follows: what its pulls fill and nobody reads
@@ -123,6 +157,10 @@ class Replica:
                 return self._follow(message)
             case Forwarded():
                 return self._heard(now, message)
+            case Ruling():
+                return self._ruled(message)
+            case Tick():
+                return self._look(now)
             case _ if not self.leads:
                 raise ValueError(f"standby of shard {self.shard.index} got {type(message).__name__}, expected Forward")
             case Exchange() | CloseRound() | SampleTaken():
@@ -142,15 +180,16 @@ class Replica:
         if self.standing is Standing.CATCHING_UP:
             message = _kept(message)
         forward = self._forward(now, message)
-        self._held.append((self._number, self.shard.version, outbox))
+        self._held.append(_Held(self._number, self.shard.version, now, outbox))
         return [*self._released(), (self._standby, forward)]
 
     def _withdraw(self, again: Exchange) -> None:
         """An exchange is asked for again: an answer to the first time that is held back belongs to other weights."""
         asker = Address(Role.WORKER, again.worker)
-        for at, (number, version, outbox) in enumerate(self._held):
-            kept = [each for each in outbox if each[0] != asker or getattr(each[1], "number", -1) != again.number]
-            self._held[at] = number, version, kept
+        for held in self._held:
+            held.outbox = [
+                each for each in held.outbox if each[0] != asker or getattr(each[1], "number", -1) != again.number
+            ]
 
     def _forward(self, now: float, message: _Changing | None) -> Forward:
         self._number += 1
@@ -162,13 +201,13 @@ class Replica:
         """This, if nothing is held back; else it is held back too, behind what is."""
         if not self._held:
             return outbox
-        number, version, _ = self._held[-1]
-        self._held.append((number, version, outbox))
+        last = self._held[-1]
+        self._held.append(_Held(last.number, last.version, last.since, outbox))
         return []
 
     def holds_back(self, number: int) -> bool:
         """Whether anything waits for a Forward up to this number."""
-        return bool(self._held) and self._held[0][0] <= number
+        return bool(self._held) and self._held[0].number <= number
 
     @property
     def number(self) -> int:
@@ -179,9 +218,12 @@ class Replica:
         """The standby holds what it was forwarded, up to here."""
         if self.standing is Standing.ALONE:
             return []  # the word of one that is not believed in any more
-        for number, version, _ in self._held:
-            if number == message.number and message.version not in (version, AGAIN):
-                raise RuntimeError(f"after message {number} version {version} here, {message.version} at the standby")
+        for held in self._held:
+            if held.number == message.number and message.version not in (held.version, AGAIN):
+                raise RuntimeError(
+                    f"after message {held.number} version {held.version} here, {message.version} at the standby"
+                )
+        self._word_at = now
         self._acknowledged = max(self._acknowledged, message.number)
         if self.standing is not Standing.CATCHING_UP:
             return self._released()
@@ -192,8 +234,8 @@ class Replica:
         """What need not wait any more."""
         lag = LAG if self.standing is Standing.CATCHING_UP else 0
         outbox: Outbox = []
-        while self._held and self._held[0][0] <= self._acknowledged + lag:
-            part = self._held.popleft()[2]
+        while self._held and self._held[0].number <= self._acknowledged + lag:
+            part = self._held.popleft().outbox
             self._count(part)
             outbox += part
         return outbox
@@ -201,18 +243,56 @@ class Replica:
     def _count(self, outbox: Outbox) -> None:
         self._written += sum(to == JOURNAL and isinstance(item, HANDLED) for to, item in outbox)
 
-    def go_alone(self) -> Outbox:
-        """The standby is gone: wait for it no longer."""
-        self.standing, self._acknowledged = Standing.ALONE, self._number
-        return self._released()
+    def _look(self, now: float) -> Outbox:
+        """Give the standby up if answers have waited for it for long, and it has not said a word."""
+        if not self.leads or not self._held:
+            return []
+        patience_seconds = SILENT_SECONDS if self.standing is Standing.IN_STEP else SEEDING_SECONDS
+        silent = now - max(self._held[0].since, self._word_at) > patience_seconds
+        return self.claim() if silent else []
 
     def seed(self, now: float) -> tuple[Seed, Outbox]:
-        """What a new standby begins with, from which on everything is forwarded to it."""
-        outbox = self.go_alone()
+        """What a new standby begins with, from which on everything is forwarded to it.
+
+        Raises:
+            ValueError: It has one, or follows. Nothing was changed.
+        """
+        if not self.leads or self.standing is not Standing.ALONE:
+            raise ValueError(f"shard {self.shard.index} was to seed a standby, but it has one or is one")
         self.standing = Standing.CATCHING_UP
+        self._begin_pair(self._number)
+        self._word_at = now
         seed = Seed(self._number, self._written, self.shard.state())
-        outbox.append((self._standby, self._forward(now, None)))
-        return seed, outbox
+        return seed, [(self._standby, self._forward(now, None))]
+
+    # --- one without the other ---------------------------------------------------------------------------------------
+
+    def _begin_pair(self, number: int) -> None:
+        self._pair, self._claimed, self.granted = number, False, None
+
+    def claim(self) -> Outbox:
+        """The other one is gone: ask the ledger to go on without it. One that leads and is alone goes on anyway.
+
+        Raises:
+            ValueError: It follows, and may lack what was answered. Nothing was changed.
+        """
+        if not self.leads and self.standing is not Standing.IN_STEP:
+            raise ValueError(f"standby of shard {self.shard.index} cannot take over: it is not in step")
+        if self._claimed or self.standing is Standing.ALONE:
+            return []
+        self._claimed = True
+        return [(LEDGER, Claim(self.shard.index, self.shard.incarnation, self._pair, self.leads))]
+
+    def _ruled(self, ruling: Ruling) -> Outbox:
+        """The ledger's answer."""
+        pair = ruling.shard, ruling.incarnation, ruling.pair, ruling.leads
+        if not self._claimed or pair != (self.shard.index, self.shard.incarnation, self._pair, self.leads):
+            return []  # to a claim of an earlier pair
+        self.granted = ruling.granted
+        if not (self.leads and self.granted):
+            return []
+        self.standing, self._acknowledged = Standing.ALONE, self._number
+        return self._released()
 
     # --- the one that follows ----------------------------------------------------------------------------------------
 
@@ -227,6 +307,7 @@ class Replica:
         self.shard.recall(seed.state, seed.state.openings)
         self.standing = Standing.CATCHING_UP
         self._number, self._written = seed.number, seed.written
+        self._begin_pair(seed.number)
         self._unwritten.clear()
         incarnation = self.shard.incarnation  # an earlier one may have counted its messages alike
         self._early = {number: each for number, each in self._early.items() if each.incarnation == incarnation}
@@ -276,18 +357,18 @@ class Replica:
             self._written += 1
 
     def succeed(self, now: float, recorded: int, cut: int = 0) -> Outbox:
-        """The one that led is gone: lead, alone, as the next incarnation.
+        """The one that led is gone, and the ledger granted the claim: lead, alone, as the next incarnation.
 
         Args:
             recorded: How many records of HANDLED kinds are in the shard's journal.
             cut: As of Shard.opened.
 
         Raises:
-            ValueError: It cannot: it may lack what was answered, or the journal lacks what it has not kept. Nothing was
+            ValueError: It cannot: the ledger has not granted it, or the journal lacks what it has not kept. Nothing was
                 changed.
         """
-        if self.leads or self.standing is not Standing.IN_STEP:
-            raise ValueError(f"standby of shard {self.shard.index} cannot take over: it is not in step")
+        if self.leads or not self.granted:
+            raise ValueError(f"standby of shard {self.shard.index} cannot take over: the ledger has not granted it")
         if not 0 <= recorded - self._written <= len(self._unwritten):
             kept = f"{self._written} to {self._written + len(self._unwritten)}"
             raise ValueError(f"shard {self.shard.index}: the journal has {recorded} records, expected {kept}")

@@ -155,37 +155,52 @@ class Servers:
 
     def mend(self) -> None:
         """Bring back whatever actor is lost. Raises RunFailed if one cannot be."""
+        for address in self._lost():
+            self._mend(address)
+
+    def _lost(self) -> list[Address]:
+        """Who is lost since the last look."""
         done, _ = ray.wait(list(self._serving), num_returns=len(self._serving), timeout=0)
-        for call in done:
-            address = self._serving.pop(call)
-            if address.role is Role.STANDBY:
-                self._site.lost(str(address), then="another is brought up")
-                self.standbys.lost(address.index)
-                continue
-            ray.kill(self.actors[address])
-            if self._succeeded(address):
-                continue
-            self._site.lost(str(address))
-            self._serve(address, again=True)
-            try:
-                self.targets[address], notes = ray.get(self._started(address), timeout=START_SECONDS)
-                ray.get(self.actors[address].connect.remote(self._known_to(address)), timeout=CALL_SECONDS)
-            except ray.exceptions.RayActorError as error:
-                if cause_of(error) is not None:
-                    raise failure(f"{address} could not come back", error) from error
-                continue  # lost again: the next look finds that
-            except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
+        lost = [self._serving.pop(call) for call in done]
+        return sorted(lost, key=lambda address: address != LEDGER)  # which may be asked about others
+
+    def _mend_ledger(self) -> None:
+        """Bring back the ledger, if it is lost."""
+        call = next(call for call, address in self._serving.items() if address == LEDGER)
+        if ray.wait([call], timeout=0)[0]:
+            del self._serving[call]
+            self._mend(LEDGER)
+
+    def _mend(self, address: Address) -> None:
+        if address.role is Role.STANDBY:
+            self._site.lost(str(address), then="another is brought up")
+            self.standbys.lost(address.index)
+            return
+        ray.kill(self.actors[address])
+        if self._succeeded(address):
+            return
+        self._site.lost(str(address))
+        self._serve(address, again=True)
+        try:
+            self.targets[address], notes = ray.get(self._started(address), timeout=START_SECONDS)
+            ray.get(self.actors[address].connect.remote(self._known_to(address)), timeout=CALL_SECONDS)
+        except ray.exceptions.RayActorError as error:
+            if cause_of(error) is not None:
                 raise failure(f"{address} could not come back", error) from error
-            self._site.notes += notes
-            self._introduce(address)
-            if address.role is Role.SHARD:
-                self.standbys.follow_again(address.index)
+            return  # lost again: the next look finds that
+        except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
+            raise failure(f"{address} could not come back", error) from error
+        self._site.notes += notes
+        self._introduce(address)
+        if address.role is Role.SHARD:
+            self.standbys.follow_again(address.index)
 
     def _succeeded(self, address: Address) -> bool:
         """Whether the standby of a shard that is lost goes on in its place."""
         if address.role is not Role.SHARD:
             return False
-        if (heir := self.standbys.heir(address.index, self._known_to(address))) is None:
+        heir = self.standbys.heir(address.index, lambda: self._known_to(address), self._mend_ledger)
+        if heir is None:
             return False
         self._site.lost(str(address), then="its standby goes on")
         self.actors[address], self._homes[address], self.targets[address] = heir.actor, heir.node, heir.target

@@ -23,6 +23,7 @@ from ps.messages import (
     JOURNAL,
     LEDGER,
     Address,
+    Claim,
     CloseRound,
     Exchange,
     Exchanged,
@@ -39,6 +40,7 @@ from ps.messages import (
     Refused,
     Role,
     RoundClosed,
+    Ruling,
     Sample,
     SampleTaken,
     TakeInventory,
@@ -327,6 +329,8 @@ def _asker(message: Message) -> tuple[Address, int] | None:
             return message.reader, message.number
         case Forward():
             return Address(Role.SHARD, message.shard), message.number
+        case Claim():
+            return Address(Role.SHARD if message.leads else Role.STANDBY, message.shard), message.pair
         case _:
             return None
 
@@ -340,5 +344,7 @@ def _number(answer: Any) -> int:
             return answer.number
         case SampleTaken():
             return answer.version
+        case Ruling():
+            return answer.pair
         case _:
             return -1

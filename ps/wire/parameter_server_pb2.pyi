@@ -2,8 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -129,7 +128,7 @@ class Failed(_message.Message):
     attempt: int
     finite: bool
     reason: str
-    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, lease: _Optional[int] = ..., attempt: _Optional[int] = ..., finite: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Discarded(_message.Message):
     __slots__ = ("lease", "attempt")
@@ -163,7 +162,7 @@ class Granted(_message.Message):
     number: int
     lease: Lease
     pull: bool
-    def __init__(self, number: _Optional[int] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., pull: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., pull: bool = ...) -> None: ...
 
 class NoMoreLeases(_message.Message):
     __slots__ = ("number", "reason")
@@ -201,7 +200,7 @@ class CloseRound(_message.Message):
     leases: _containers.RepeatedScalarFieldContainer[int]
     size: int
     keep: bool
-    def __init__(self, number: _Optional[int] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., size: _Optional[int] = ..., keep: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., round: _Optional[int] = ..., leases: _Optional[_Iterable[int]] = ..., size: _Optional[int] = ..., keep: bool = ...) -> None: ...
 
 class RoundClosed(_message.Message):
     __slots__ = ("number", "shard", "incarnation")
@@ -291,7 +290,7 @@ class Exchange(_message.Message):
     pull: bool
     elements: int
     wire: Wire
-    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: _Optional[bool] = ..., elements: _Optional[int] = ..., wire: _Optional[_Union[Wire, str]] = ...) -> None: ...
+    def __init__(self, worker: _Optional[int] = ..., number: _Optional[int] = ..., shard: _Optional[int] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., pull: bool = ..., elements: _Optional[int] = ..., wire: _Optional[_Union[Wire, str]] = ...) -> None: ...
 
 class Memory(_message.Message):
     __slots__ = ("process", "descriptor", "name", "offset")
@@ -409,7 +408,7 @@ class Forward(_message.Message):
     exchange: Exchange
     close_round: CloseRound
     sample_taken: SampleTaken
-    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., number: _Optional[int] = ..., written: _Optional[int] = ..., in_step: _Optional[bool] = ..., now: _Optional[float] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., close_round: _Optional[_Union[CloseRound, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ...) -> None: ...
+    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., number: _Optional[int] = ..., written: _Optional[int] = ..., in_step: bool = ..., now: _Optional[float] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., close_round: _Optional[_Union[CloseRound, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ...) -> None: ...
 
 class Forwarded(_message.Message):
     __slots__ = ("shard", "number", "version")
@@ -421,12 +420,38 @@ class Forwarded(_message.Message):
     version: int
     def __init__(self, shard: _Optional[int] = ..., number: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
 
+class Claim(_message.Message):
+    __slots__ = ("shard", "incarnation", "pair", "leads")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    PAIR_FIELD_NUMBER: _ClassVar[int]
+    LEADS_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    incarnation: int
+    pair: int
+    leads: bool
+    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., pair: _Optional[int] = ..., leads: bool = ...) -> None: ...
+
+class Ruling(_message.Message):
+    __slots__ = ("shard", "incarnation", "pair", "leads", "granted")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    PAIR_FIELD_NUMBER: _ClassVar[int]
+    LEADS_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    incarnation: int
+    pair: int
+    leads: bool
+    granted: bool
+    def __init__(self, shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., pair: _Optional[int] = ..., leads: bool = ..., granted: bool = ...) -> None: ...
+
 class Received(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("next_lease", "granted", "no_more_leases", "worker_lost", "tick", "stop", "who_has", "has", "exchange", "exchanged", "refused", "sample", "sample_taken", "read", "read_done", "received", "close_round", "round_closed", "inventory", "take_inventory", "forward", "forwarded")
+    __slots__ = ("next_lease", "granted", "no_more_leases", "worker_lost", "tick", "stop", "who_has", "has", "exchange", "exchanged", "refused", "sample", "sample_taken", "read", "read_done", "received", "close_round", "round_closed", "inventory", "take_inventory", "forward", "forwarded", "claim", "ruling")
     NEXT_LEASE_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     NO_MORE_LEASES_FIELD_NUMBER: _ClassVar[int]
@@ -449,6 +474,8 @@ class Envelope(_message.Message):
     TAKE_INVENTORY_FIELD_NUMBER: _ClassVar[int]
     FORWARD_FIELD_NUMBER: _ClassVar[int]
     FORWARDED_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    RULING_FIELD_NUMBER: _ClassVar[int]
     next_lease: NextLease
     granted: Granted
     no_more_leases: NoMoreLeases
@@ -471,7 +498,9 @@ class Envelope(_message.Message):
     take_inventory: TakeInventory
     forward: Forward
     forwarded: Forwarded
-    def __init__(self, next_lease: _Optional[_Union[NextLease, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., no_more_leases: _Optional[_Union[NoMoreLeases, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., who_has: _Optional[_Union[WhoHas, _Mapping]] = ..., has: _Optional[_Union[Has, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., exchanged: _Optional[_Union[Exchanged, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ..., read: _Optional[_Union[Read, _Mapping]] = ..., read_done: _Optional[_Union[ReadDone, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., close_round: _Optional[_Union[CloseRound, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ..., inventory: _Optional[_Union[Inventory, _Mapping]] = ..., take_inventory: _Optional[_Union[TakeInventory, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., forwarded: _Optional[_Union[Forwarded, _Mapping]] = ...) -> None: ...
+    claim: Claim
+    ruling: Ruling
+    def __init__(self, next_lease: _Optional[_Union[NextLease, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., no_more_leases: _Optional[_Union[NoMoreLeases, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., tick: _Optional[_Union[Tick, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., who_has: _Optional[_Union[WhoHas, _Mapping]] = ..., has: _Optional[_Union[Has, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., exchanged: _Optional[_Union[Exchanged, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., sample_taken: _Optional[_Union[SampleTaken, _Mapping]] = ..., read: _Optional[_Union[Read, _Mapping]] = ..., read_done: _Optional[_Union[ReadDone, _Mapping]] = ..., received: _Optional[_Union[Received, _Mapping]] = ..., close_round: _Optional[_Union[CloseRound, _Mapping]] = ..., round_closed: _Optional[_Union[RoundClosed, _Mapping]] = ..., inventory: _Optional[_Union[Inventory, _Mapping]] = ..., take_inventory: _Optional[_Union[TakeInventory, _Mapping]] = ..., forward: _Optional[_Union[Forward, _Mapping]] = ..., forwarded: _Optional[_Union[Forwarded, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., ruling: _Optional[_Union[Ruling, _Mapping]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()

@@ -17,13 +17,14 @@ from ps.journal import Record
 from ps.messages import JOURNAL, Forward, Message, Role
 from ps.shard import Outbox
 from ps.snapshot import encode
-from ps.standby import Replica, Seed
+from ps.standby import Replica, Seed, Standing
 from ps.states import ShardState, State
 from ps.wire.client import Peer
 from ps.wire.files import JournalWriter
 from ps.wire.server import Gate, Interference, MachineServer
 
 FORWARD_SECONDS = 30.0
+TICK_SECONDS = 1.0
 RETRY_SECONDS = 0.1
 UNDER_WAY = 4  # Forwards; fewer than the calls that the other end lets in at once, or they might wait for each other
 LOOK_SECONDS = 0.002
@@ -116,18 +117,28 @@ class ReplicaServer(MachineServer):
         interference: Interference | None = None,
         says: Outbox | None = None,
     ) -> None:
-        super().__init__(machine, gate, journal or NoJournal(), clock, interference=interference, says=says)
+        super().__init__(machine, gate, journal or NoJournal(), clock, TICK_SECONDS, interference, says)
         self._replica = machine
         self._clock = clock
         self._forwarding = Forwarding(self._actor.deliver)
         self._actor.route(Role.STANDBY, self._forwarding.send)
 
     def seed(self, target: str) -> Seed:
-        """Begin to forward to a standby at "host:port"; return what it begins with."""
+        """Begin to forward to a standby at "host:port"; return what it begins with. One that it has is gone: this waits
+        for the ledger to say so.
+
+        Raises:
+            ValueError: The ledger says that the other one went on.
+        """
         return self._loop.run(self._seed(target))
 
     async def _seed(self, target: str) -> Seed:
-        await self._go_alone()
+        self._part()
+        while self._replica.standing is not Standing.ALONE:
+            if self._replica.granted is False:
+                raise ValueError("its standby went on in its place")
+            await asyncio.sleep(LOOK_SECONDS)
+        await self._forwarding.end()
         seed, outbox = self._replica.seed(self._clock())
         self._forwarding.begin(Peer(target, self._gate.token, identity=self._gate.identity))
         self._actor.take(outbox)
@@ -137,13 +148,31 @@ class ReplicaServer(MachineServer):
         """Begin with this."""
         self._loop.call(lambda: self._actor.take(self._replica.follow(seed)))
 
-    def go_alone(self) -> None:
-        """The standby is gone."""
-        self._loop.run(self._go_alone())
+    def part(self) -> None:
+        """The standby is gone: go on alone, as soon as the ledger grants it."""
+        self._loop.call(self._part)
 
-    async def _go_alone(self) -> None:
-        self._actor.take(self._replica.go_alone())
-        await self._forwarding.end()
+    def _part(self) -> None:
+        self._actor.take(self._replica.claim())
+
+    def claim(self) -> None:
+        """The one that leads is gone: have the ledger's word that this one goes on.
+
+        Raises:
+            ValueError: It does not. Nothing was changed.
+        """
+        self._loop.run(self._claim())
+
+    async def _claim(self) -> None:
+        self._actor.take(self._replica.claim())
+        while self._replica.granted is None:
+            await asyncio.sleep(LOOK_SECONDS)
+        if not self._replica.granted:
+            raise ValueError("the ledger let that one go on alone before")
+
+    def standing(self) -> Standing:
+        """How it and its standby stand."""
+        return self._loop.call(lambda: self._replica.standing)
 
     def succeed(
         self,
@@ -153,7 +182,7 @@ class ReplicaServer(MachineServer):
         interference: Interference | None = None,
         cut: int = 0,
     ) -> None:
-        """Lead in the place of the one that is gone.
+        """Lead in the place of the one that is gone; the ledger has granted the claim.
 
         Args:
             journal: Goes on where that one's ended.

@@ -138,7 +138,8 @@ def carried_out(chosen: Scheduled, kind: type[CrashingSimulation] = CrashingSimu
     spec = chosen.spec
     seed = spec.plan.seed
     shards = [Address(Role.SHARD, shard) for shard in range(spec.layout.shards)]
-    journals = {address: Records() for address in [*shards, LEDGER, AVERAGER, WORKER]}
+    standbys = [Address(Role.STANDBY, shard.index) for shard in shards]
+    journals = {address: Records() for address in [*shards, *standbys, LEDGER, AVERAGER, WORKER]}
     computation = Quadratic(noise=0.1, seed=seed)
     vectors = OwnVectors(spec.layout.size, computation, spec.program.pulls)
 

@@ -67,12 +67,18 @@ def test_a_file_says_what_happens_where(tmp_path: Path) -> None:
          "(did you mean \"kill\"?)"),
         ("[[fault]]\nactor = 'shard-2'\ndo = 'kill'\nevent = 3\n",
          "fault 1: actor: got 'shard-2', expected shard-0 to shard-1"),
+        ("[[fault]]\nactor = 'standby-2'\ndo = 'kill'\nevent = 3\n",
+         "fault 1: actor: got 'standby-2', expected standby-0 to standby-1"),
+        ("[[fault]]\nactor = 'standby'\ndo = 'kill'\nevent = 3\n",
+         "fault 1: actor: got 'standby', expected another: this run has no standbys; add --replicas 1"),
+        ("[[fault]]\nactor = 'standby'\ndo = 'corrupt'\nevent = 3\n",
+         "fault 1: do: got 'corrupt', expected another: no gradient reaches the standby"),
         ("[[fault]]\nactor = 'shart'\ndo = 'kill'\nevent = 3\n",
-         "fault 1: actor: got 'shart', expected one of shard, worker, host, ledger, averager, the first three also "
-         "with a number as in shard-0 (did you mean \"shard\"?)"),
+         "fault 1: actor: got 'shart', expected one of shard, standby, worker, host, ledger, averager, the first four "
+         "also with a number as in shard-0 (did you mean \"shard\"?)"),
         ("[[fault]]\nactor = 'ledger-0'\ndo = 'kill'\nevent = 3\n",
-         "fault 1: actor: got 'ledger-0', expected one of shard, worker, host, ledger, averager, the first three also "
-         "with a number as in shard-0 (did you mean \"ledger\"?)"),
+         "fault 1: actor: got 'ledger-0', expected one of shard, standby, worker, host, ledger, averager, the first "
+         "four also with a number as in shard-0 (did you mean \"ledger\"?)"),
         ("[[fault]]\nactor = 'ledger'\ndo = 'kill'\nevnt = 3\n",
          "fault 1: got 'evnt', expected one of actor, do, event, every, times, when, seconds "
          "(did you mean \"event\"?)"),

@@ -78,7 +78,7 @@ def served(folder: Path, **values: object) -> Iterator[World]:
     servers |= {LEDGER: serving.serve_ledger(spec).server, AVERAGER: serving.serve_averager(spec).server}
     targets = {address: server.start("127.0.0.1") for address, server in servers.items()}
     for address, server in servers.items():
-        known = {to for to in targets if to.role is Role.SHARD} if address == LEDGER else {AVERAGER} - {address}
+        known = {to for to in targets if to.role is Role.SHARD} if address == LEDGER else {AVERAGER, LEDGER} - {address}
         server.connect({to: targets[to] for to in known})
     try:
         yield World(spec, servers, targets)

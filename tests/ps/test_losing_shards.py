@@ -2,7 +2,8 @@
 was answered is.
 
 The cluster of `test_lost_memory`, with two replicas of each shard. A replica that is lost may live on for a while as a
-zombie: messages still reach it, and what it says still arrives.
+zombie: messages still reach it, and what it says still arrives. Two that both live may each think that the other is
+gone: one of them goes on, as the ledger says, and the other never does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ps.corrections import Correction, DelayCompensation
 from ps.journal import PullHandled, PushHandled, Record, ShardOpened
 from ps.messages import (
     JOURNAL,
+    LEDGER,
     Address,
     Exchange,
     Exchanged,
@@ -27,6 +29,7 @@ from ps.messages import (
     Outcome,
     Refused,
     Role,
+    Ruling,
     WorkerLost,
 )
 from ps.rules import Momentum
@@ -167,11 +170,11 @@ class Paired(Forgetful):
         self.said(leader, outbox)
 
     def mishap(self) -> None:
-        kind = ("usual", "leader", "standby", "both", "save")[
-            int(self.draws.choice(5, p=[0.5, 0.36, 0.04, 0.02, 0.08]))
+        kind = ("usual", "leader", "standby", "split", "both", "save")[
+            int(self.draws.choice(6, p=[0.5, 0.3, 0.04, 0.06, 0.02, 0.08]))
         ]
         index = int(self.draws.integers(len(self.shards)))
-        if kind == "leader" and self.standbys[index].standing is not Standing.IN_STEP:
+        if kind in ("leader", "split") and self.standbys[index].standing is not Standing.IN_STEP:
             kind = "usual"
         if kind == "usual" or self.happened[kind] == MOST_LOSSES or (kind in ("both", "save") and not self.both):
             super(Forgetful, self).mishap()
@@ -182,6 +185,8 @@ class Paired(Forgetful):
                 self.lose_leader(index)
             case "standby":
                 self.lose_standby(index)
+            case "split":
+                self.split(index)
             case "save":
                 address, leader = Address(Role.SHARD, index), self.leaders[index]
                 if not leader.holds_back(leader.number):
@@ -189,8 +194,38 @@ class Paired(Forgetful):
             case "both":
                 self.lose_both(index)
 
+    def granted(self, replica: Replica) -> bool:
+        """Whether the ledger lets this one go on without the other."""
+        ((to, claim),) = replica.claim()
+        assert to == LEDGER
+        for to, item in self.ledger.handle(self.now, cast(Message, claim)):
+            if to == JOURNAL:
+                self.journals.setdefault(LEDGER, []).append(cast(Record, item))
+            elif isinstance(item, Ruling):
+                self.said(replica, replica.handle(self.now, item))
+            else:
+                self.flying.append(Sent(to, cast(Message, item)))
+        assert replica.granted is not None
+        return replica.granted
+
+    def split(self, index: int) -> None:
+        """Neither hears the other any more: which one goes on is drawn."""
+        leader, standby = self.leaders[index], self.standbys[index]
+        if self.draws.random() < 0.5:
+            self.lose_leader(index)
+            if not leader._claimed:
+                assert not self.granted(leader)
+        else:
+            assert self.granted(leader)
+            assert not self.granted(standby)
+            with pytest.raises(ValueError, match="the ledger has not granted it"):
+                standby.succeed(self.now, 0)
+            self.bring_up(index)
+
     def lose_leader(self, index: int) -> None:
-        old, standby = self.leaders[index], self.standbys.pop(index)
+        old, standby = self.leaders[index], self.standbys[index]
+        assert self.granted(standby)
+        del self.standbys[index]
         self.zombies.append(old)
         journal = self.journals.setdefault(Address(Role.SHARD, index), [])
         outbox = standby.succeed(self.now, records_handled(journal))
@@ -202,7 +237,8 @@ class Paired(Forgetful):
     def lose_standby(self, index: int) -> None:
         del self.standbys[index]
         leader = self.leaders[index]
-        self.said(leader, leader.go_alone())
+        assert self.granted(leader)
+        assert leader.standing is Standing.ALONE
         self.bring_up(index)
 
     def lose_both(self, index: int) -> None:
@@ -249,6 +285,7 @@ def test_whichever_is_lost_nothing_is(seed: int, shards: int) -> None:
     assert_no_gap(cluster)
     assert promotions(cluster)
     assert cluster.happened["standby"]
+    assert cluster.happened["split"]
     assert cluster.happened["zombie asked"]
 
 

@@ -12,6 +12,7 @@ from ps.messages import (
     JOURNAL,
     LEDGER,
     Address,
+    Claim,
     CloseRound,
     Exchange,
     Exchanged,
@@ -25,13 +26,15 @@ from ps.messages import (
     Refusal,
     Refused,
     Role,
+    Ruling,
+    Tick,
     WhoHas,
 )
 from ps.rules import Momentum
 from ps.schedule import ScheduleSettings
 from ps.shard import Outbox, Shard
 from ps.snapshot import encode
-from ps.standby import LAG, Replica, Standing
+from ps.standby import LAG, SEEDING_SECONDS, SILENT_SECONDS, Replica, Standing
 
 N = 8
 SHARD, STANDBY = Address(Role.SHARD, 0), Address(Role.STANDBY, 0)
@@ -78,6 +81,14 @@ def pair() -> tuple[Replica, Replica]:
     passed(standby, leader, outbox)
     assert leader.standing is standby.standing is Standing.IN_STEP
     return leader, standby
+
+
+def ruled(replica: Replica, granted: bool = True) -> Outbox:
+    """What comes of a claim that the ledger answers so."""
+    ((to, claim),) = replica.claim()
+    assert to == LEDGER
+    assert isinstance(claim, Claim)
+    return replica.handle(0.0, Ruling(claim.shard, claim.incarnation, claim.pair, claim.leads, granted))
 
 
 def alike(one: Replica, other: Replica) -> bool:
@@ -159,6 +170,7 @@ def test_a_standby_takes_over_with_what_was_not_answered_and_is_not_believed_by_
     written = records(passed(standby, leader, leader.handle(1.0, push(0))))
     lost = leader.handle(2.0, push(1))
     standby.handle(2.0, forwards(lost)[0])  # its word is lost
+    assert ruled(standby) == []
     outbox = standby.succeed(3.0, recorded=len(written))
     made = records(outbox)
     assert [type(record) for record in made] == [PushHandled, ShardOpened]
@@ -180,6 +192,7 @@ def test_records_that_the_other_wrote_are_not_written_again() -> None:
     for lease in range(4):
         passed(standby, leader, leader.handle(1.0, push(lease)))
     assert len(standby._unwritten) == 1, "the others are written for certain"
+    ruled(standby)
     assert [type(record) for record in records(standby.succeed(2.0, recorded=4))] == [ShardOpened]
 
 
@@ -188,6 +201,7 @@ def test_it_does_not_go_on_from_a_journal_of_something_else(recorded: int) -> No
     leader, standby = pair()
     for lease in range(4):
         passed(standby, leader, leader.handle(1.0, push(lease)))
+    ruled(standby)
     with pytest.raises(ValueError, match=f"the journal has {recorded} records, expected 3 to 4"):
         standby.succeed(2.0, recorded)
     assert not standby.leads
@@ -196,11 +210,13 @@ def test_it_does_not_go_on_from_a_journal_of_something_else(recorded: int) -> No
 def test_one_that_is_not_in_step_cannot_take_over() -> None:
     leader, standby = Replica(shard()), Replica(shard(), leads=False)
     with pytest.raises(ValueError, match="not in step"):
-        standby.succeed(1.0, 0)
+        standby.claim()
     seed, outbox = leader.seed(0.0)
     standby.follow(seed)
     standby.handle(0.0, forwards(outbox)[0])
     with pytest.raises(ValueError, match="not in step"):
+        standby.claim()
+    with pytest.raises(ValueError, match="the ledger has not granted it"):
         standby.succeed(1.0, 0)
     with pytest.raises(ValueError, match="shard 0 got a seed, but it leads"):
         leader.follow(seed)
@@ -238,12 +254,67 @@ def test_once_the_standby_is_gone_everybody_is_answered_and_its_word_counts_no_m
     saved = leader.in_order([(JOURNAL, leader.saved(1.0, 5))])
     assert saved == []
     assert leader.holds_back(leader.number)
-    out = leader.go_alone()
+    out = ruled(leader)
     assert [type(record) for record in records(out)] == [PushHandled, ShardSaved]
     assert len(answers(out)) == 1
     assert not leader.holds_back(leader.number)
     assert leader.handle(2.0, said) == []  # type: ignore[arg-type]
     assert len(answers(leader.handle(2.0, push(1)))) == 1
+
+
+def test_a_standby_that_is_silent_while_answers_wait_is_given_up_by_the_ledgers_word() -> None:
+    leader, standby = pair()
+    held = leader.handle(100.0, push(0))
+    leader.handle(100.0 + SILENT_SECONDS, push(1))
+    assert leader.handle(100.0 + SILENT_SECONDS, Tick()) == [], "not yet"
+    late = 100.5 + SILENT_SECONDS
+    assert leader.handle(late, Tick()) == [(LEDGER, Claim(0, 0, 0, True))]
+    assert leader.handle(late + 1, Tick()) == [], "it is asked once"
+    for ruling in (Ruling(0, 0, 0, False, True), Ruling(0, 1, 0, True, True), Ruling(0, 0, 5, True, True)):
+        assert leader.handle(late + 1, ruling) == [], "of another"
+    out = leader.handle(late + 2, Ruling(0, 0, 0, True, True))
+    assert len(answers(out)) == len(records(out)) == 2
+    assert leader.standing is Standing.ALONE
+    assert [type(said) for _, said in standby.handle(late + 3, forwards(held)[0])] == [Forwarded], "it does not know"
+    assert ruled(standby, granted=False) == []
+    with pytest.raises(ValueError, match="the ledger has not granted it"):
+        standby.succeed(late + 3, 2)
+    assert leader.seed(late + 4)[0].number > 0, "it may have another"
+
+
+def test_a_standby_that_says_something_is_not_silent_however_much_waits_for_it() -> None:
+    leader, standby = pair()
+    outbox = [*leader.handle(0.0, push(0)), *leader.handle(0.0, push(1))]
+    ((_, said),) = standby.handle(0.0, forwards(outbox)[0])
+    leader.handle(SILENT_SECONDS, said)  # type: ignore[arg-type]
+    assert leader.handle(SILENT_SECONDS + 1.0, Tick()) == []
+    assert len(leader.handle(2 * SILENT_SECONDS + 1.0, Tick())) == 1
+
+
+def test_without_anything_that_waits_nobody_is_given_up_and_one_that_follows_gives_up_nobody() -> None:
+    leader, standby = pair()
+    assert leader.handle(1e6, Tick()) == standby.handle(1e6, Tick()) == []
+    assert Replica(shard()).handle(1e6, Tick()) == []
+    assert Replica(shard()).claim() == [], "it is alone"
+
+
+def test_a_standby_that_comes_up_is_given_more_time() -> None:
+    leader = Replica(shard())
+    leader.seed(0.0)
+    for lease in range(LAG + 1):
+        leader.handle(0.0, push(lease))
+    assert leader.handle(SEEDING_SECONDS, Tick()) == []
+    assert len(leader.handle(SEEDING_SECONDS + 1.0, Tick())) == 1
+
+
+def test_one_that_the_ledger_decided_against_waits_for_ever() -> None:
+    leader, _ = pair()
+    leader.handle(1.0, push(0))
+    assert ruled(leader, granted=False) == []
+    assert leader.handle(1e6, Tick()) == []
+    assert leader.holds_back(leader.number)
+    with pytest.raises(ValueError, match="it has one or is one"):
+        leader.seed(2.0)
 
 
 def test_a_standby_answers_nobody_but_its_shard() -> None:

@@ -16,6 +16,7 @@ from ps.ledger import LedgerStatus
 from ps.messages import (
     LEDGER,
     Address,
+    Claim,
     CloseRound,
     Discarded,
     Exchange,
@@ -40,6 +41,7 @@ from ps.messages import (
     Refused,
     Role,
     RoundClosed,
+    Ruling,
     Sample,
     SampleTaken,
     Stop,
@@ -101,6 +103,10 @@ PLAIN = [
     ReadDone(3, 1, 12, 4),
     Forwarded(1, 7, 0),
     Forwarded(1, 1 << 40, -1),
+    Claim(1, 2, 1 << 40, True),
+    Claim(0, 0, 0, False),
+    Ruling(1, 2, 1 << 40, True, False),
+    Ruling(0, 0, 0, False, True),
 ]
 
 STATUSES = [

@@ -5,7 +5,8 @@ on where the other was cut off.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import time  # noqa: TID251 -- servers are waited for
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -15,18 +16,19 @@ import torch
 from ps.errors import PeerLost, PeerRefused
 from ps.journal import Arithmetic, PullHandled, PushHandled, Record, ShardOpened, ShardSaved
 from ps.layout import Segment
-from ps.messages import LEDGER, Exchange, Exchanged, Outcome, Push, Read, ReadDone, Reading, Wire
+from ps.messages import LEDGER, Claim, Exchange, Exchanged, Message, Outcome, Push, Read, ReadDone, Reading, Wire
+from ps.pairs import Pairs
 from ps.rules import Momentum
 from ps.schedule import ScheduleSettings
-from ps.shard import Shard, ShardStatus
+from ps.shard import Outbox, Shard, ShardStatus
 from ps.snapshot import decode, encode
-from ps.standby import HANDLED, Replica, Seed
+from ps.standby import HANDLED, Replica, Seed, Standing
 from ps.states import ShardState, State
 from ps.streams import torch_stream
 from ps.wire.client import Loop, Peer
 from ps.wire.files import JournalWriter, read_journal, take_over
 from ps.wire.replicas import ReplicaServer
-from ps.wire.server import Gate
+from ps.wire.server import Gate, MachineServer
 
 TOKEN = "t"
 SECONDS = 30.0
@@ -35,8 +37,21 @@ CONSTANT = ScheduleSettings(rate=0.1).build(1000, 1000)
 FIRST = Arithmetic(0.0, "torch", "", "", "", 1, "")
 
 
+class Judge:
+    """A ledger that does nothing but rule."""
+
+    def __init__(self) -> None:
+        self._pairs = Pairs()
+
+    def handle(self, now: float, message: Message) -> Outbox:
+        return self._pairs.ruled(now, message, 0) if isinstance(message, Claim) else []
+
+    def status(self) -> ShardStatus:
+        raise NotImplementedError
+
+
 class Pair:
-    """Two servers of one shard; the second follows the first once it is seeded."""
+    """Two servers of one shard, and a ledger; the second follows the first once it is seeded."""
 
     def __init__(self, folder: Path, elements: int) -> None:
         self.elements = elements
@@ -47,6 +62,10 @@ class Pair:
         self.leader = self._server(True)
         self.standby = self._server(False)
         self.leads, self.follows = (server.start("127.0.0.1") for server in (self.leader, self.standby))
+        journal = JournalWriter(folder / "ledger.journal", "run", "ledger")
+        self.ledger = MachineServer(Judge(), Gate(TOKEN, {}), journal, lambda: 0.0)
+        self.rules = self.ledger.start("127.0.0.1")
+        self.leader.connect({LEDGER: self.rules})
         self.peer = self.connected(self.leads)
 
     def _server(self, leads: bool) -> ReplicaServer:
@@ -72,7 +91,13 @@ class Pair:
         assert isinstance(answer, Exchanged)
         return answer
 
+    def go_alone(self) -> None:
+        self.leader.part()
+        wait(lambda: self.leader.standing() is Standing.ALONE)
+
     def succeed(self) -> Peer:
+        self.standby.connect({LEDGER: self.rules})
+        self.standby.claim()
         end, recorded = take_over(self.path, HANDLED)
         self.standby.succeed(JournalWriter(self.path, "run", "shard-0", again=True, end=end), recorded, FIRST)
         return self.connected(self.follows)
@@ -89,7 +114,7 @@ class Pair:
         for peer in self.peers:
             self.loop.run(peer.close())
         self.loop.close()
-        for server in (self.leader, self.standby):
+        for server in (self.leader, self.standby, self.ledger):
             server.stop()
 
 
@@ -98,6 +123,13 @@ def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
     made = Pair(tmp_path, request.param)
     yield made
     made.close()
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def push(pair: Pair, lease: int, version: int = 0) -> Exchange:
@@ -141,7 +173,7 @@ def test_a_shard_whose_standby_does_not_answer_answers_nobody_until_it_is_told_t
     with pytest.raises(PeerLost):
         pair.loop.run(pair.peer.exchange(Read(LEDGER, 1, 0, out_N), 0.5))
     assert [type(record) for record in pair.records()] == [PushHandled], "nor is it written down"
-    pair.leader.go_alone()
+    pair.go_alone()
     assert pair.exchange(push(pair, 1)).outcome is Outcome.DUPLICATE
     assert isinstance(pair.loop.run(pair.peer.exchange(Read(LEDGER, 2, 0, out_N), SECONDS)), ReadDone)
     pair.standby = pair._server(False)
@@ -163,13 +195,27 @@ def test_the_standby_goes_on_where_the_other_was_cut_off_and_fences_it(pair: Pai
     assert (answer.outcome, answer.reading) == (Outcome.APPLIED, Reading(1, 6))
     with pytest.raises(PeerLost):  # the other waits for a word that never comes
         pair.exchange(push(pair, 6), seconds=0.5)
-    pair.leader.go_alone()  # as a zombie would that somebody lies to: what it writes is read by nobody
+    pair.leader.part()
+    wait(lambda: pair.leader._replica.granted is False)
+    with pytest.raises(ValueError, match="its standby went on in its place"):
+        pair.leader.seed(pair.leads)
     records = pair.records()
     assert records[: len(before)] == before
     assert [type(record) for record in records[len(before) :]] == [Arithmetic, ShardOpened, PushHandled, PushHandled]
     opened = records[len(before) + 1]
     assert isinstance(opened, ShardOpened)
     assert (opened.incarnation, opened.version, opened.promoted) == (1, 5, True)
+
+
+def test_a_standby_whose_shard_went_on_alone_cannot_take_its_place(pair: Pair) -> None:
+    pair.seed()
+    pair.exchange(push(pair, 0))
+    pair.exchange(push(pair, 1))
+    pair.go_alone()
+    pair.standby.connect({LEDGER: pair.rules})
+    with pytest.raises(ValueError, match="the ledger let that one go on alone before"):
+        pair.standby.claim()
+    assert pair.exchange(push(pair, 2)).outcome is Outcome.APPLIED
 
 
 def test_what_was_not_in_the_journal_yet_is_added_by_the_standby(pair: Pair) -> None:
