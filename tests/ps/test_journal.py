@@ -21,6 +21,7 @@ from ps.journal import (
     LeaseReturned,
     LedgerOpened,
     LedgerStopped,
+    PairParted,
     PullHandled,
     PushHandled,
     Record,
@@ -50,6 +51,7 @@ RECORDS: list[Record] = [
     AveragerSaved(0.5, 12),
     WorkerLeft(0.5, 3),
     ShardRejoined(0.5, 1, 2, 7),
+    PairParted(0.5, 1, 2, 3, leads=True),
     LedgerOpened(0.5, 8, 2, 1437, 32, 3, (1 << 63) - 1),
     LedgerOpened(0.5, 8, 2, 1437, 32, 3, 0, 4, True),
     Arithmetic(0.5, "2.13.0+cpu", "13.0.0", "6.2", "AVX2", 1, "cd" * 32),
@@ -79,7 +81,7 @@ NUMBERS = {
     LeaseGranted: 8, LeaseFinished: 9, LeaseFailed: 10, LeaseReturned: 11, LedgerStopped: 12, SampleAveraged: 13,
     WorkerExchanged: 14, WorkerTimed: 15, LedgerOpened: 16, Arithmetic: 17, RoundApplied: 18, LeaseDiscarded: 19,
     RoundOrdered: 20, ShardSaved: 21, AveragerOpened: 22, AveragerSaved: 23, WorkerLeft: 24, ShardRejoined: 25,
-    FaultFired: 40, WorkerQuarantined: 41,
+    PairParted: 26, FaultFired: 40, WorkerQuarantined: 41,
 }  # fmt: skip
 
 
