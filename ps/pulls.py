@@ -86,10 +86,10 @@ class OpenPulls:
         return self._weights[version] if held else None
 
     def state(self) -> tuple[tuple[PulledState, ...], dict[int, Tensor]]:
-        """The open pulls, and the weights that they read; those never change, so they are not copied."""
+        """The open pulls, each worker's oldest first, and what they read; it never changes, so it is not copied."""
         pulls = tuple(
             PulledState(worker, each.number, tuple(each.versions))
-            for worker, kept in self._workers.items()
+            for worker, kept in sorted(self._workers.items())
             for each in kept
         )
         return pulls, dict(self._weights)
@@ -98,7 +98,7 @@ class OpenPulls:
         """Keep what `state` wrote down, and nothing else."""
         self._weights = dict(weights)
         self._workers = {}
-        for each in sorted(pulls, key=lambda each: each.number):
+        for each in pulls:
             self._workers.setdefault(each.worker, []).append(_Pulled(each.number, list(each.versions)))
         self._readers = Counter(v for kept in self._workers.values() for each in kept for v in each.versions)
 

@@ -701,10 +701,8 @@ def test_a_message_for_another_machine_is_an_error_and_changes_nothing(make: Mak
     ledger = make()
     grant_all(ledger, 1)
     status = ledger.status()
-    with pytest.raises(
-        TypeError,
-        match="ledger got SampleTaken: it handles NextLease, WorkerLost, Tick, Has, RoundClosed, Inventory and Stop",
-    ):
+    handled = "NextLease, WorkerLost, Tick, Has, RoundClosed, Inventory, Claim and Stop"
+    with pytest.raises(TypeError, match=f"ledger got SampleTaken: it handles {handled}"):
         ledger.handle(1.0, SampleTaken(0, 0, 0))
     assert ledger.handle(1.0, NextLease(0, 1, None))[0][0] == worker(0)
     assert repr(ledger.status()) == repr(status)  # NaN equals nothing, but reads the same
