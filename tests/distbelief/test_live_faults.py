@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 from distbelief.replay import replay
 from distbelief.verify import EXACTLY_ONCE, verify
-from ps.journal import FaultFired, PushHandled
+from ps.journal import FaultFired, PairParted, PushHandled
 from ps.messages import Outcome
+from ps.standby import SILENT_SECONDS
 from ps.wire.files import journals, read_journal
-from tests.distbelief.test_live import launched, summary_of
+from ps.wire.replicas import TICK_SECONDS
+from tests.distbelief.test_live import (
+    GONE_SECONDS,
+    descendants,
+    eventually,
+    gone,
+    launched,
+    summary_of,
+    training,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +119,79 @@ def test_a_run_with_prefetch_survives_too_and_comes_out_again(replicas: str, tmp
     found = verify(tmp_path / "run")
     assert (found.verdict, found.problems) == (EXACTLY_ONCE, ())
     assert replay(tmp_path / "run").verdict == "identical"
+
+
+STOP = """
+[[fault]]
+actor = "host-0"
+do = "stop"
+seconds = 20
+event = 200
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_host_that_stands_still_does_not_slow_the_others(tmp_path: Path) -> None:
+    """Workers 2 and 3 go on at their pace; what 0 and 1 had in hand is granted to them."""
+    (tmp_path / "faults.toml").write_text(STOP)
+    options = ["--workers", "4", "--shards", "1", "--epochs", "60", "--batch-size", "32", "--faults", "faults.toml"]
+    with launched(tmp_path, *options, "--set", "cluster.turns=2", "--set", "ledger.lease_seconds=3") as process:
+        _, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    run = tmp_path / "run" / "journal"
+    (stopped,) = [r.now for r in read_journal(run / "host-0.journal") if isinstance(r, FaultFired)]
+    applied = [
+        r.now
+        for r in read_journal(run / "shard-0.journal")
+        if isinstance(r, PushHandled) and r.outcome is Outcome.APPLIED and r.worker >= 2
+    ]
+    seconds = min(18.0, applied[-1] - stopped, stopped - applied[0])  # as long before as after
+    before = sum(stopped - seconds <= now < stopped for now in applied)
+    meanwhile = sum(stopped <= now < stopped + seconds for now in applied)
+    assert seconds > 1.0
+    assert meanwhile >= 0.95 * before
+    assert summary_of(tmp_path)["leases"]["reissued"] >= 1
+    assert verify(tmp_path / "run").verdict == EXACTLY_ONCE
+
+
+STANDBYS = """
+[[fault]]
+actor = "standby-0"
+do = "stop"
+seconds = 3000
+event = 60
+
+[[fault]]
+actor = "standby-1"
+do = "kill"
+when = "after"
+event = 60
+"""
+
+
+@pytest.mark.timeout(600)
+def test_standbys_that_stand_still_or_are_killed_are_given_up_and_others_brought_up(tmp_path: Path) -> None:
+    (tmp_path / "faults.toml").write_text(STANDBYS)
+    options = ["--replicas", "1", "--workers", "4", "--shards", "2", "--epochs", "48", "--faults", "faults.toml"]
+    with launched(tmp_path, *options) as process:
+        assert eventually(lambda: training(tmp_path), 100), "no update"
+        family = descendants(psutil.Process(process.pid))
+        _, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    assert eventually(lambda: gone(family), GONE_SECONDS)
+    journal = tmp_path / "run" / "journal"
+    parted = [record for record in read_journal(journal / "ledger.journal") if isinstance(record, PairParted)]
+    assert sorted((each.shard, each.leads) for each in parted) == [(0, True), (1, True)]
+    for shard, limit_seconds in ((0, SILENT_SECONDS + TICK_SECONDS + SLOW_SECONDS), (1, SLOW_SECONDS)):
+        (fired,) = [r.now for r in read_journal(journal / f"standby-{shard}.journal") if isinstance(r, FaultFired)]
+        (ruled,) = [each.now for each in parted if each.shard == shard]
+        assert fired < ruled < fired + limit_seconds
+    assert err.count("lost: another is brought up") == 2
+    assert summary_of(tmp_path)["standbys"] == {"0": True, "1": True}
+    found = verify(tmp_path / "run")
+    assert (found.verdict, found.problems) == (EXACTLY_ONCE, ())
+    assert found.faults == {"stop": 1, "kill": 1}
+    assert [count.undone for count in found.shards] == [0, 0]
 
 
 STOP = """
