@@ -10,12 +10,15 @@ import json
 import re
 import subprocess
 import time  # noqa: TID251 -- a partition lasts so long
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
 import distbelief.cli
+from ps.journal import PairParted, PullHandled, PushHandled
+from ps.wire.files import read_journal
 from tests.multihost.conftest import DISTBELIEF, HOSTS, RAY, ROOT, WAIT_SECONDS, Cluster
 from tests.multihost.hosts import eventually
 
@@ -138,14 +141,53 @@ def test_a_run_goes_on_when_the_head_of_its_cluster_was_started_again(cluster: C
     cluster.verified(name)
 
 
+def homes(run: Path, actor: str) -> list[str]:
+    """The addresses of the machines that an actor has been on, in order."""
+    lines = map(json.loads, (run / "logs" / f"{actor}.jsonl").read_text().splitlines())
+    found = (re.match(r"listening at ([\d.]+):", line["message"]) for line in lines)
+    return [match[1] for match in found if match]
+
+
+def test_a_host_with_a_shard_is_lost_and_a_standby_goes_on_with_all_of_it(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lost one has the second shard and the standby of the first."""
+    name, own = str(cluster.shared / "doubled"), cluster.hosts.address
+    with cluster.launched(name, "--replicas", "1", "--shards", "2", "--workers", "4", "--epochs", "60") as process:
+        cluster.until_updates(name, 200)
+        run = cluster.run(name)
+        assert [homes(run, f"shard-{shard}") for shard in range(2)] == [[own(2)], [own(3)]]
+        assert [homes(run, f"standby-{shard}") for shard in range(2)] == [[own(3)], [own(4)]]
+        lost_at = time.time()
+        cluster.hosts.lose(3)
+        out = cluster.ended(process)
+    assert "shard-1 lost: its standby goes on" in out
+    assert "standby-0 lost: another is brought up" in out
+    cluster.verified(name)
+    (first,), (second,) = (homes(run, f"standby-{shard}")[1:] for shard in range(2))
+    assert first != own(2), "beside its shard"
+    assert second != own(4), "beside its shard, which the first standby leads now"
+    parted = [each for each in read_journal(run / "journal" / "ledger.journal") if isinstance(each, PairParted)]
+    assert sorted((each.shard, each.leads) for each in parted) == [(0, True), (1, False)]
+    pauses = []
+    for shard in range(2):
+        records = read_journal(run / "journal" / f"shard-{shard}.journal")
+        applied = [record.now for record in records if isinstance(record, PushHandled | PullHandled)]
+        pauses.append(max(after - before for before, after in pairwise(applied) if after > lost_at))
+    assert json.loads((run / "summary.json").read_text())["standbys"] == {"0": True, "1": True}
+    with capsys.disabled():
+        print(f"\na host was lost: its shard paused for {pauses[1]:.1f} s, the other for {pauses[0]:.1f} s")
+
+
 def test_a_lost_host_costs_time_and_down_names_it(cluster: Cluster) -> None:
     with cluster.launched("lost", "--shards", "1", "--workers", "4", "--epochs", "10") as process:
         cluster.until_updates("lost", 50)
-        cluster.hosts.lose(3)
+        cluster.hosts.lose(4)
         cluster.ended(process)
     cluster.verified("lost")
     done = cluster.command("down")
     assert done.returncode == 1
     told = dict(line.split("  ", 1) for line in done.stdout.splitlines())
-    assert told.pop(cluster.hosts.address(3)).startswith("FAILED")
+    for number in (3, 4):
+        assert told.pop(cluster.hosts.address(number)).startswith("FAILED")
     assert set(told.values()) == {"stopped"}
