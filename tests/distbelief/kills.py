@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from ps.journal import ExchangeRefused, PullHandled, PushHandled, ShardOpened, WorkerExchanged
+from ps.journal import ExchangeRefused, FaultFired, PullHandled, PushHandled, ShardOpened, WorkerExchanged
 from ps.streams import numpy_stream
 from ps.wire.files import journals, read_journal
 from tests.distbelief.test_live import COMMAND, descendants, temporary
@@ -133,12 +133,16 @@ def _goes_on(made: Ride, ready: Callable[[Path], bool]) -> bool:
     return False
 
 
-def hit_in_mid_exchange(made: Ride, shards: int) -> list[Kill]:
+def hit_in_mid_exchange(made: Ride, shards: int, delay_seconds: float = 0.0) -> list[Kill]:
     """The kills of shards and hosts for which an exchange was under way, by the journals.
 
     A shard's: one that another shard had handled before the kill, or itself without its answer getting through, and
-    that reached this one (again) after it came back; it may have refused it, as read from a version that is lost. A
-    host's: one that a shard handled and this host never heard of.
+    that reached this one (again) after it came back; it may have refused it, as read from a version that is lost. Or
+    one that had reached it and was delayed, as planned: it handles none that soon, and handled nothing later. A host's:
+    one that a shard handled and this host never heard of.
+
+    Args:
+        delay_seconds: How long planned delays of exchanges are.
     """
     folder = made.run / "journal"
     handled = [list(_handled(folder, shard)) for shard in range(shards)]
@@ -149,7 +153,8 @@ def hit_in_mid_exchange(made: Ride, shards: int) -> list[Kill]:
             before = {exchange for each in handled for exchange, at in each if at < kill.at}
             back = min((at for at in _openings(folder, index) if at > kill.at), default=float("inf"))
             reached = [*handled[index], *_handled(folder, index, ExchangeRefused)]
-            if any(at > back and exchange in before for exchange, at in reached):
+            again = any(at > back and exchange in before for exchange, at in reached)
+            if again or _delayed_until(folder, index, back, delay_seconds):
                 hits.append(kill)
         elif kill.role == "host":
             told = [r for r in read_journal(folder / f"{kill.actor}.journal") if isinstance(r, WorkerExchanged)]
@@ -165,6 +170,20 @@ def _handled(folder: Path, shard: int, *kinds: type) -> Iterator[tuple[Exchange,
     for record in read_journal(folder / f"shard-{shard}.journal"):
         if isinstance(record, kinds or (PushHandled, PullHandled)):
             yield (record.worker, record.number), record.now
+
+
+def _delayed_until(folder: Path, shard: int, end: float, delay_seconds: float) -> bool:
+    """Whether an exchange was delayed at a shard and not handled before this end of its process."""
+    last = delayed = 0.0
+    for record in read_journal(folder / f"shard-{shard}.journal"):
+        if isinstance(record, ShardOpened) and record.now >= end:
+            break
+        if isinstance(record, FaultFired) and (record.do, record.message) == ("delay", "Exchange"):
+            delayed = record.now
+        elif isinstance(record, ShardOpened):
+            delayed = 0.0
+        last = record.now
+    return bool(delayed) and last < delayed + delay_seconds
 
 
 def _openings(folder: Path, shard: int) -> Iterator[float]:

@@ -28,12 +28,13 @@ OFTEN = ["--workers", "4", "--set", "snapshot.every_seconds=2", "--set", "cluste
 SOAK = [*OFTEN, "--epochs", "16", "--faults", "slow.toml"]
 # Two of three messages take a while at a shard, drawn for each shard by itself: so exchanges are under way most of the
 # time, and one shard is done with many before the other.
-SLOW = """
+DELAY_SECONDS = 0.12
+SLOW = f"""
 [[fault]]
 actor = "shard"
 do = "delay"
 every = 1.5
-seconds = 0.05
+seconds = {DELAY_SECONDS}
 """
 KILLS = {"host": 60, "shard": 60, "ledger": 30, "averager": 25, "driver": 25}  # in the long version
 KILLS_PER_RIDE = 20
@@ -147,7 +148,7 @@ def test_processes_are_killed_again_and_again(tmp_path: Path, log: KillsLog, num
     log.add(
         ride=str(number),
         killed=Counter(made.killed),
-        in_mid_exchange=Counter(kill.role for kill in hit_in_mid_exchange(made, 2)),
+        in_mid_exchange=Counter(kill.role for kill in hit_in_mid_exchange(made, 2, DELAY_SECONDS)),
         undone=[count.undone for count in verify(made.run).shards],
         error=error(made.run),
     )
