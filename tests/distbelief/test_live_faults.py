@@ -27,6 +27,8 @@ from tests.distbelief.test_live import (
 
 pytestmark = pytest.mark.slow
 
+SLOW_SECONDS = 30.0  # that a busy machine may take for what is at once otherwise
+
 KILLS = """
 [[fault]]
 actor = "shard-0"
@@ -201,27 +203,3 @@ do = "stop"
 seconds = 20
 event = 200
 """
-
-
-@pytest.mark.timeout(600)
-def test_a_host_that_stands_still_does_not_slow_the_others(tmp_path: Path) -> None:
-    """Workers 2 and 3 go on at their pace; what 0 and 1 had in hand is granted to them."""
-    (tmp_path / "faults.toml").write_text(STOP)
-    options = ["--workers", "4", "--shards", "1", "--epochs", "60", "--batch-size", "32", "--faults", "faults.toml"]
-    with launched(tmp_path, *options, "--set", "cluster.turns=2", "--set", "ledger.lease_seconds=3") as process:
-        _, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
-    run = tmp_path / "run" / "journal"
-    (stopped,) = [r.now for r in read_journal(run / "host-0.journal") if isinstance(r, FaultFired)]
-    applied = [
-        r.now
-        for r in read_journal(run / "shard-0.journal")
-        if isinstance(r, PushHandled) and r.outcome is Outcome.APPLIED and r.worker >= 2
-    ]
-    seconds = min(18.0, applied[-1] - stopped, stopped - applied[0])  # as long before as after
-    before = sum(stopped - seconds <= now < stopped for now in applied)
-    meanwhile = sum(stopped <= now < stopped + seconds for now in applied)
-    assert seconds > 1.0
-    assert meanwhile >= 0.95 * before
-    assert summary_of(tmp_path)["leases"]["reissued"] >= 1
-    assert verify(tmp_path / "run").verdict == EXACTLY_ONCE
