@@ -262,8 +262,8 @@ def test_where_there_is_nothing_to_lead_nothing_looks_ahead(values: dict[str, ob
 @pytest.mark.parametrize("named", [{"consistency.kind": "async"}, {"consistency.kind": "sync"}])
 def test_whoever_names_a_consistency_gets_it_without_the_preset_s_ramp(named: dict[str, object]) -> None:
     preset: dict[str, object] = {"run.preset": "fashion-mnist", "cluster.workers": 32}
-    assert (Config.of(preset).consistency.begin, Config.of({**preset, **named}).consistency.begin) == (8, 0)
-    assert Config.of({**preset, "consistency.kind": "async", "consistency.begin": 4}).consistency.begin == 4
+    assert (Config.of(preset).consistency.begin, Config.of({**preset, **named}).consistency.begin) == (4, 0)
+    assert Config.of({**preset, "consistency.kind": "async", "consistency.begin": 8}).consistency.begin == 8
     assert Config.of({**preset, "consistency.warm_leases": 4}).consistency.begin == 0
 
 

@@ -135,7 +135,7 @@ def test_numbers_of_modes() -> None:
 
 def test_a_cell_is_called_by_what_the_policy_chose() -> None:
     (cell,) = Experiment("e", "e", settings={"run.preset": "fashion-mnist", "cluster.workers": 32}).cells()
-    assert (cell.consistency, cell.correction, cell.config.correction.kind) == ("async:8", "auto", "dana")
+    assert (cell.consistency, cell.correction, cell.config.correction.kind) == ("async:4", "auto", "dana")
 
 
 @pytest.mark.parametrize(
