@@ -194,12 +194,3 @@ def test_standbys_that_stand_still_or_are_killed_are_given_up_and_others_brought
     assert (found.verdict, found.problems) == (EXACTLY_ONCE, ())
     assert found.faults == {"stop": 1, "kill": 1}
     assert [count.undone for count in found.shards] == [0, 0]
-
-
-STOP = """
-[[fault]]
-actor = "host-0"
-do = "stop"
-seconds = 20
-event = 200
-"""
