@@ -153,7 +153,7 @@ def test_a_host_with_a_shard_is_lost_and_a_standby_goes_on_with_all_of_it(
 ) -> None:
     """The lost one has the second shard and the standby of the first."""
     name, own = str(cluster.shared / "doubled"), cluster.hosts.address
-    with cluster.launched(name, "--replicas", "1", "--shards", "2", "--workers", "4", "--epochs", "60") as process:
+    with cluster.launched(name, "--replicas", "1", "--shards", "2", "--workers", "4", "--epochs", "30") as process:
         cluster.until_updates(name, 200)
         run = cluster.run(name)
         assert [homes(run, f"shard-{shard}") for shard in range(2)] == [[own(2)], [own(3)]]
