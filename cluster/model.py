@@ -16,13 +16,20 @@ Source: memoryless workers, Mitliagkas et al. 2016; Pareto stragglers, as in Dut
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from ps.errors import nearest, require
 from ps.streams import numpy_stream
+
+if TYPE_CHECKING:
+    from numpy.random import Generator  # noqa: TID251 -- made by ps.streams
 
 GRADIENTS = ("real", "none")
 COMPUTE = ("constant", "exponential", "lognormal", "pareto", "empirical")
@@ -106,32 +113,33 @@ class ClusterModel:
 
     def compute_times(self, worker: int) -> Callable[[], float]:
         """What gives the worker's compute times in seconds, one after the other."""
-        return self._times(worker).__next__
+        return chain.from_iterable(self._times(worker)).__next__
 
-    def _times(self, worker: int) -> Iterator[float]:
-        chosen = self.settings
+    def _times(self, worker: int) -> Iterator[array[float]]:
+        """Packed, many at a time: those of thousands of workers shall not drive all else out of the cache."""
         generator = numpy_stream(self._seed, f"simulate/worker/{worker}/compute")
-        scale = chosen.compute_seconds * (chosen.slow_factor if worker < chosen.slow_workers else 1.0)
         while True:
-            match chosen.compute:
-                case "constant":
-                    yield scale
-                    continue
-                case "exponential":
-                    draws = scale * generator.standard_exponential(_DRAWS)
-                case "lognormal":
-                    normal = generator.standard_normal(_DRAWS)
-                    draws = scale * math.exp(-(chosen.sigma**2) / 2) * np.exp(chosen.sigma * normal)
-                case "pareto":
-                    exponent = chosen.tail
-                    draws = scale * (exponent - 1) / exponent * (1.0 - generator.random(_DRAWS)) ** (-1.0 / exponent)
-                case _:
-                    recorded = self._measured[worker % len(self._measured)]
-                    picks = generator.integers(len(recorded), size=_DRAWS)
-                    factor = chosen.slow_factor if worker < chosen.slow_workers else 1.0
-                    yield from [factor * recorded[pick] for pick in picks.tolist()]
-                    continue
-            yield from draws.tolist()
+            yield array("d", self._drawn(worker, generator).tobytes())
+
+    def _drawn(self, worker: int, generator: Generator) -> npt.NDArray[np.float64]:
+        chosen = self.settings
+        factor = chosen.slow_factor if worker < chosen.slow_workers else 1.0
+        scale = chosen.compute_seconds * factor
+        match chosen.compute:
+            case "constant":
+                return np.full(_DRAWS, scale)
+            case "exponential":
+                return scale * generator.standard_exponential(_DRAWS)
+            case "lognormal":
+                normal = generator.standard_normal(_DRAWS)
+                return scale * math.exp(-(chosen.sigma**2) / 2) * np.exp(chosen.sigma * normal)
+            case "pareto":
+                exponent = chosen.tail
+                return scale * (exponent - 1) / exponent * (1.0 - generator.random(_DRAWS)) ** (-1.0 / exponent)
+            case _:
+                recorded = self._measured[worker % len(self._measured)]
+                picks = generator.integers(len(recorded), size=_DRAWS)
+                return np.array([factor * recorded[pick] for pick in picks.tolist()])
 
     def life_seconds(self, worker: int) -> float:
         """When this worker is lost, counted from its start; infinite for never."""

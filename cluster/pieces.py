@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from cluster.machines import build_averager, build_ledger, build_program, build_shard, no_gradient
-from cluster.vectors import OwnVectors, Vectors
+from cluster.machines import build_averager, build_ledger, build_program, build_shard
+from cluster.vectors import NoVectors, Vectors
 from ps.averager import Averager
 from ps.journal import Record
 from ps.ledger import Ledger
@@ -76,7 +76,7 @@ def without_gradients(spec: RunSpec, recorders: Mapping[Address, Recorder]) -> P
         build_ledger(spec),
         build_averager(spec),
         build_program(spec, (slice(0, 0),) * spec.layout.shards),
-        OwnVectors(0, no_gradient, spec.program.pulls),
+        NoVectors(spec.program.pulls),
         _vector_bytes(spec),
         recorders,
     )

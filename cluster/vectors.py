@@ -3,6 +3,7 @@
     own      every worker has buffers of its own, as on a live cluster; for programs that change their weights
     shared   a worker has the versions that it pulled, each kept once for all who pulled it, and on disk beyond a limit
              of memory; for programs that only read their weights
+    none     vectors of no elements, the same for all: nothing is learned
 
 Shape suffix: N = parameters of the model, or of one shard.
 """
@@ -17,11 +18,11 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from cluster.copies import Copies
+from workers.program import Gradient
 
 if TYPE_CHECKING:
     from cluster.machines import Computation
     from ps.messages import Exchange, Lease, Reading
-    from workers.program import Gradient
 
 
 class Vectors(Protocol):
@@ -73,6 +74,30 @@ class OwnVectors:
 
     def leave(self, worker: int) -> None:
         del self._gradients[worker]
+
+
+class NoVectors:
+    """Vectors of no elements. `pulls`: as of OwnVectors."""
+
+    def __init__(self, pulls: int = 1) -> None:
+        empty_N = torch.empty(0)
+        self._buffers = (empty_N,) * pulls
+        self._gradient = Gradient(0.0, 0, 0, True, empty_N)
+
+    def enter(self, worker: int) -> tuple[Tensor, ...]:
+        return self._buffers
+
+    def arriving(self, exchange: Exchange) -> Exchange:
+        return exchange
+
+    def pulled(self, exchange: Exchange, reading: Reading) -> None:
+        pass
+
+    def compute(self, worker: int, lease: Lease, weights_N: Tensor) -> Gradient:
+        return self._gradient
+
+    def leave(self, worker: int) -> None:
+        pass
 
 
 class SharedVectors:

@@ -13,7 +13,7 @@ Shape suffix: N = parameters of the model, all shards together.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Protocol, cast
 
 from msgspec import Struct
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 
 
 class Ask(Struct, frozen=True):
-    """Send these messages, all at once; go on with their answers, in the same order."""
+    """Send these messages, all at once; go on with their answers, in the same order. They are one for the ledger, or
+    one for each shard, in the order of the shards.
+    """
 
     requests: tuple[tuple[Address, Message], ...]
 
@@ -111,17 +113,17 @@ class Gradient(Struct, frozen=True):
 
 
 Word = Finished | Failed | Discarded
+_DISCARDED = Outcome.DISCARDED
 _NO_FAULT = (Refusal.INCARNATION, Refusal.FORGOTTEN)  # what was read is lost: the lease is as good as before
 Effect = Ask | Send | Collect | Compute | Note
 Answer = tuple[Message, ...] | Gradient | None
 Program = Generator[Effect, Answer, None]
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """What the gradients of one lease came to, over its batches."""
 
-    losses: list[tuple[tuple[float, ...], int]] = field(default_factory=list)  # main and auxiliary, and of how many
+    losses: list[tuple[tuple[float, ...], int]] = []
     errors: int = 0
     skipped: int = 0
     finite: bool = True
@@ -158,8 +160,8 @@ class Link:
     def __init__(self, worker: int, bounds: tuple[slice, ...], *weights: Tensor) -> None:
         self._worker = worker
         self._bounds = bounds
-        self._shards = tuple(Address(Role.SHARD, shard) for shard in range(len(bounds)))
-        self._weights = [tuple(weights_N[bound] for bound in bounds) for weights_N in weights]
+        self._shards = _shards(len(bounds))
+        self._weights = [_cut(weights_N, bounds) for weights_N in weights]
         self._filling = 0  # which of them
         self._gradient_N: Tensor | None = None  # the newest that was pushed
         self._gradients: tuple[Tensor, ...] = ()  # and its parts: mostly it is the same buffer again
@@ -184,7 +186,8 @@ class Link:
 
     def pull(self) -> Program:
         """Fill the weights with the newest ones."""
-        yield from self._exchange(-1, None, True)
+        answers = yield Ask(self._requests_of(None, True))
+        yield self._heard(-1, answers, True)
 
     def deliver(
         self, lease: Lease, gradient_N: Tensor, tally: Tally, read: tuple[Reading, ...], pull: bool = True
@@ -201,9 +204,10 @@ class Link:
             reason = f"loss {means[0]:g} or its gradient is not finite at lease {lease.id}"
             return Failed(lease.id, lease.attempt, False, reason)
         if gradient_N is not self._gradient_N:
-            self._gradient_N, self._gradients = gradient_N, tuple([gradient_N[bound] for bound in self._bounds])
+            self._gradient_N, self._gradients = gradient_N, _cut(gradient_N, self._bounds)
         pushes = [Push(lease.id, lease.attempt, lease.count, read, part_N) for part_N in self._gradients]
-        yield from self._exchange(lease.id, pushes, pull)
+        answers = yield Ask(self._requests_of(pushes, pull))
+        yield self._heard(lease.id, answers, pull)
         if (refused := self._refused) is not None:
             yield from self.pull()
             if refused.refusal in _NO_FAULT:
@@ -220,14 +224,11 @@ class Link:
 
     def arrived(self) -> Program:
         """Wait for what `pull_ahead` began."""
-        yield from self._heard(-1, cast("tuple[Exchanged | Refused, ...]", (yield Collect())), True)
-
-    def _exchange(self, lease: int, pushes: Sequence[Push] | None, pull: bool) -> Program:
-        """One exchange with every shard, all at once."""
-        answers = yield Ask(self._requests_of(pushes, pull))
-        yield from self._heard(lease, cast("tuple[Exchanged | Refused, ...]", answers), pull)
+        answers = yield Collect()
+        yield self._heard(-1, answers, True)
 
     def _requests_of(self, pushes: Sequence[Push] | None, pull: bool) -> tuple[tuple[Address, Message], ...]:
+        """One exchange with every shard, all at once."""
         self._exchanges += 1
         weights = self._weights[self._filling]
         requests = []
@@ -237,23 +238,36 @@ class Link:
             requests.append((address, Exchange(self._worker, self._exchanges, shard, push, weights_N)))
         return tuple(requests)
 
-    def _heard(self, lease: int, answers: Sequence[Exchanged | Refused], pull: bool) -> Program:
-        """What the shards answered. `lease`: as in Note."""
+    def _heard(self, lease: int, answers: Answer, pull: bool) -> Note:
+        """Take in what the shards answered. `lease`: as in Note."""
         self._refused, self._discarded = None, False
-        done = []
-        for answer in answers:
+        done, read, samples = [], [], []
+        for answer in cast("tuple[Exchanged | Refused, ...]", answers):
             if isinstance(answer, Exchanged):
                 done.append(answer)
-                self._discarded |= answer.outcome is Outcome.DISCARDED
+                read.append(answer.reading)
+                samples.append(answer.samples)
+                self._discarded |= answer.outcome is _DISCARDED
             elif self._refused is None:
                 self._refused = answer
-        yield Note(self._worker, lease, tuple(done))
         if self._refused is None:
-            self._incarnations = tuple([answer.reading.incarnation for answer in done])
+            self._incarnations = tuple([reading.incarnation for reading in read])
             if pull:
-                self.read = tuple([answer.reading for answer in done])
+                self.read = tuple(read)
             if pull or len(self._weights) == 1:  # else the next gradient is of weights pulled before
-                self.samples = min([answer.samples for answer in done])
+                self.samples = min(samples)
+        return Note(self._worker, lease, tuple(done))
+
+
+@cache
+def _shards(count: int) -> tuple[Address, ...]:
+    return tuple(Address(Role.SHARD, shard) for shard in range(count))
+
+
+def _cut(vector_N: Tensor, bounds: tuple[slice, ...]) -> tuple[Tensor, ...]:
+    """A vector's part for each shard; where that is all of it, itself: views are not made without need."""
+    whole = slice(0, vector_N.numel())
+    return tuple([vector_N if bound == whole else vector_N[bound] for bound in bounds])
 
 
 class Delivery(Struct, frozen=True):
