@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -84,7 +84,11 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One run's configuration: a section per component."""
+    """One run's configuration: a section per component.
+
+    Attributes:
+        automatic: No section: keys that the policy chose a value for, since nobody else did.
+    """
 
     run: RunSettings = field(default_factory=RunSettings)
     data: DataSettings = field(default_factory=DataSettings)
@@ -100,6 +104,7 @@ class Config:
     program: ProgramSettings = field(default_factory=ProgramSettings)
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     simulate: SimulateSettings = field(default_factory=SimulateSettings)
+    automatic: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def of(cls, values: Mapping[str, object], file: Path | None = None) -> Config:
@@ -145,16 +150,30 @@ class Config:
         automatic = chosen["correction"].get("kind", AUTO) == AUTO
         if automatic:
             chosen["correction"]["kind"] = CorrectionSettings().kind
-        config = cls(**{name: kind(**chosen[name]) for name, kind in sections.items()})
+        left = tuple(key for key in ("schedule.rate", "rule.momentum") if key not in merged)
+        if automatic:
+            left += ("correction.kind",)
+        config = cls(**{name: kind(**chosen[name]) for name, kind in sections.items()}, automatic=left)
         if automatic and config._can_look_ahead("rule.momentum" in merged):
             config = replace(config, correction=replace(config.correction, kind=LOOKS_AHEAD))
-        carried = config._carried
-        if "schedule.rate" not in merged:
-            config = replace(config, schedule=replace(config.schedule, rate=carried.rate))
-        if "rule.momentum" not in merged:
-            config = replace(config, rule=replace(config.rule, momentum=carried.momentum))
+        config = config._with_carried()
         config.check()
         return config
+
+    def _with_carried(self) -> Config:
+        """The same with one worker's rate and momentum carried over, where they are left to the policy."""
+        carried, schedule, rule = self._carried, self.schedule, self.rule
+        if "schedule.rate" in self.automatic:
+            schedule = replace(schedule, rate=carried.rate)
+        if "rule.momentum" in self.automatic:
+            rule = replace(rule, momentum=carried.momentum)
+        return replace(self, schedule=schedule, rule=rule)
+
+    def without_vectors_per_worker(self) -> Config:
+        """The policy where memory is short: no momentum per worker. Itself, if that was not its choice."""
+        if "correction.kind" not in self.automatic or not self.looks_ahead:
+            return self
+        return replace(self, correction=replace(self.correction, kind=CorrectionSettings().kind))._with_carried()
 
     def _can_look_ahead(self, chosen_momentum: bool) -> bool:
         """Whether the policy has something to lead: asynchronous gradients of several workers, and a momentum."""
@@ -255,7 +274,7 @@ class Config:
 
     def to_toml(self) -> str:
         """The whole configuration as TOML."""
-        return tomli_w.dumps(asdict(self))
+        return tomli_w.dumps({name: asdict(getattr(self, name)) for name in _sections()})
 
 
 def _implied_rule(values: Mapping[str, object], given: str) -> str:
@@ -299,7 +318,7 @@ def assignments(texts: Iterable[str]) -> dict[str, object]:
 
 def _sections() -> dict[str, Any]:
     hints = get_type_hints(Config)
-    return {f.name: hints[f.name] for f in fields(Config)}
+    return {f.name: hints[f.name] for f in fields(Config) if is_dataclass(hints[f.name])}
 
 
 def _preset(name: str) -> dict[str, Any]:

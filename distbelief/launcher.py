@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from cluster.logs import logging_to
 from cluster.spec import ClusterSettings, RunSpec
 from distbelief import BEGAN, memory, own, rendezvous, rundir
 from distbelief.advisor import Advisor
+from distbelief.affordable import affordable
 from distbelief.card import Card
 from distbelief.config import Config, assignments
 from distbelief.conservation import complaint
@@ -116,7 +118,7 @@ def launch(
     with Interrupts() as interrupts:
         try:
             config = own.given(config, model, dataset, loss)
-            prepared = prepare(config)
+            config, prepared = prepare(config)
             folder = prepared.spec.folder
             with rundir.begun(folder), logging_to(folder, "driver"), rundir.held(folder):
                 logged = LoggedView(view)
@@ -129,13 +131,19 @@ def launch(
             view.close()
 
 
-def prepare(config: Config) -> Prepared:
-    """Open the data, build the model, check the memory, make the run directory. Raises BadInput."""
+def prepare(config: Config) -> tuple[Config, Prepared]:
+    """Open the data, build the model, check the memory, make the run directory; return also what is run, which may be
+    less than was asked for. Raises BadInput.
+    """
     config = anchored(config)
     faults = faults_of(config)
     drawn = not config.cluster.paced or config.simulate.compute != "empirical"
     require(drawn, "simulate.compute", config.simulate.compute, "a distribution to draw from, with cluster.paced")
     drafted = draft(config)
+    if config.cluster.address == "local":
+        config, drafted = affordable(
+            config, drafted, partial(memory.needed_bytes, turns=serving.default_turns(drafted.spec))
+        )
     config = replace(config, data=drafted.spec.data)
     load(config.data, "test")
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -155,7 +163,7 @@ def prepare(config: Config) -> Prepared:
     config = own.kept(config, folder)
     spec = replace(spec, folder=folder, model=config.model, data=config.data)
     notes = (*drafted.notes, ON_GPUS) if config.cluster.gpus_per_worker else drafted.notes
-    return Prepared(spec, drafted.weights_N, traits, drafted.dataset, facts, notes)
+    return config, Prepared(spec, drafted.weights_N, traits, drafted.dataset, facts, notes)
 
 
 def identity_of(cluster: ClusterSettings) -> Identity | None:

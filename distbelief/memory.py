@@ -16,6 +16,7 @@ PROCESS_BYTES = 200 << 20  # a process with torch and Ray, measured as its share
 RAY_BYTES = 450 << 20  # Ray's own processes, likewise
 SHARE_FOR_VERSIONS = 4  # at most one part in so many of what is free
 CONTROL_GROUP = Path("/sys/fs/cgroup")
+SIMULATED_VECTORS = 6  # initial weights, what is read, weights and gradient in hand, the model and its gradients
 CALLS_PER_SHARD = 4  # mailboxes in use at once, each a gradient and a weight vector
 
 
@@ -32,6 +33,21 @@ def needed_bytes(spec: RunSpec, turns: int) -> int:
     vectors += 0 if spec.pace is None else spec.cluster.workers  # gradients that take their time
     processes = spec.layout.shards * replicas + 2 + turns + 2
     return vectors * spec.layout.size * FLOAT_BYTES + processes * PROCESS_BYTES + RAY_BYTES
+
+
+def simulated_bytes(spec: RunSpec) -> int:
+    """Memory that a simulated run with gradients takes, likewise; of the versions that its workers pulled, and of their
+    gradients, what may stay in memory.
+    """
+    workers, program = spec.cluster.workers, spec.program
+    vectors = 1 + len(spec.rule.build().slots) + WAITING_SAMPLES + spec.correction.vectors(workers, program.pulls)
+    vectors += workers if spec.consistency.in_rounds else 0  # gradients that wait for their round
+    vectors *= 1 + spec.cluster.replicas
+    vectors += 1 + SIMULATED_VECTORS  # the averager's
+    size_bytes, kept = spec.layout.size * FLOAT_BYTES, workers * (1 + program.pulls + program.vectors_per_worker)
+    shared = not (program.steps_in_place or spec.faults or spec.cluster.replicas)
+    versions_bytes = min(kept * size_bytes, for_versions()) if shared else kept * size_bytes
+    return vectors * size_bytes + versions_bytes + 2 * PROCESS_BYTES
 
 
 def available_bytes() -> int:

@@ -16,9 +16,10 @@ that builds on another is at least W updates younger, so a run of U updates is U
 that this shows, a ramp helps (`consistency.begin`, see ps.consistency): W is then the number of workers that begin,
 while the rate is highest, and the others join as it falls.
 
-Where that is not to be had (rounds, local steps, a rule without momentum, `--correction none`) the memory of the run,
-W / (1 - mu), is kept at what one worker has, as long as the explicit momentum can pay for it, and so is the size of the
-whole step, rate / (1 - mu); beyond that the rate falls with the number of workers:
+Where that is not to be had (rounds, local steps, a rule without momentum, `--correction none`, memory too small for a
+vector per worker: see affordable.py) the memory of the run, W / (1 - mu), is kept at what one worker has, as long as
+the explicit momentum can pay for it, and so is the size of the whole step, rate / (1 - mu); beyond that the rate falls
+with the number of workers:
 
     mu_W  = max(0, 1 - W (1 - mu_1))
     eta_W = eta_1 (1 - mu_W) / (1 - mu_1) * min(1, 1 / (W (1 - mu_1)))

@@ -37,6 +37,7 @@ from cluster.simulated import Simulation, shard_address
 from cluster.spec import RunSpec, RunStatus
 from cluster.vectors import OwnVectors, SharedVectors, Vectors
 from distbelief import advisor, memory, own, rundir
+from distbelief.affordable import affordable
 from distbelief.card import Card
 from distbelief.config import Config, assignments
 from distbelief.conservation import complaint
@@ -98,6 +99,8 @@ def simulate(config: Config, view: View | None = None) -> dict[str, Any]:
             config = anchored(replace(config, cluster=replace(config.cluster, gpus_per_worker=0.0)))
             faults = _faults(config)
             drafted = draft(config)
+            if config.simulate.gradients == "real":
+                config, drafted = affordable(config, drafted, memory.simulated_bytes)
             config = replace(config, data=drafted.spec.data)
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
             model = _model(config)

@@ -24,7 +24,8 @@ from workers.datasets import KNOWN
 from workers.models import MODELS
 
 ROOT = Path(__file__).parents[2]
-SECTIONS = ", ".join(field.name for field in fields(Config))
+PARTS = [part.name for part in fields(Config) if part.name != "automatic"]
+SECTIONS = ", ".join(PARTS)
 OF_CLUSTER = ", ".join(field.name for field in fields(ClusterSettings))
 
 # Every key with values just outside its range and values at its edges, which are good.
@@ -140,7 +141,7 @@ def at(config: Config, key: str) -> Any:
 
 def all_keys() -> set[str]:
     config = Config()
-    return {f"{part.name}.{f.name}" for part in fields(Config) for f in fields(getattr(config, part.name))}
+    return {f"{part}.{f.name}" for part in PARTS for f in fields(getattr(config, part))}
 
 
 def file_with(folder: Path, text: str) -> Path:

@@ -166,7 +166,7 @@ def test_a_run_that_was_moved_is_whole(run: Path, tmp_path: Path, monkeypatch: p
 
 def test_fine_tuning_from_a_saved_average(run: Path, tmp_path: Path) -> None:
     start: dict[str, object] = {"run.init_from": str(run / "average.safetensors"), "run.folder": str(tmp_path / "more")}
-    found = prepare(given(start, lambda: mlp(classes=5), [(image, label + 2) for image, label in points(30, 5)]))
+    _, found = prepare(given(start, lambda: mlp(classes=5), [(image, label + 2) for image, label in points(30, 5)]))
     assert found.notes[0] == "no test set was given: the errors are those on the training examples"
     assert found.notes[1].startswith("2 of 4 parameters are those of ")
     assert found.notes[1].endswith("new and random: 3.weight (5x16, 3x16 there), 3.bias (5, 3 there)")
@@ -190,7 +190,7 @@ def test_names_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_module_as_it_is_is_where_training_begins(tmp_path: Path) -> None:
     module = mlp()
-    found = prepare(given({"run.folder": str(tmp_path / "run")}, module, points(30, 0)))
+    _, found = prepare(given({"run.folder": str(tmp_path / "run")}, module, points(30, 0)))
     assert torch.equal(found.spec.layout.views(found.weights_N)["0.weight"], module[0].weight)
 
 
