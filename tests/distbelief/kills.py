@@ -77,9 +77,8 @@ def ride(
     made.process = _start(cwd, ["launch", "--run", "run", *options])
     try:
         for role in roles:
-            if not _goes_on(made, ready):
+            if not (_goes_on(made, ready) and _kill(made, role, numpy_stream(seed, f"kills/{len(made.kills)}"))):
                 break
-            _kill(made, role, numpy_stream(seed, f"kills/{len(made.kills)}"))
         made.output += made.process.communicate(timeout=PATIENCE_SECONDS)[1]
         assert made.process.returncode == 0, made.output
     finally:
@@ -89,8 +88,8 @@ def ride(
     return made
 
 
-def _kill(made: Ride, role: str, draws: Any) -> None:
-    """One of this role, at any moment within a second; a driver's run is resumed."""
+def _kill(made: Ride, role: str, draws: Any) -> bool:
+    """One of this role, at any moment within a second; a driver's run is resumed. False: the run was over before."""
     assert made.process is not None
     time.sleep(float(draws.random()))
     made.family |= descendants(psutil.Process(made.process.pid))
@@ -99,15 +98,22 @@ def _kill(made: Ride, role: str, draws: Any) -> None:
         made.process.kill()
         made.output += made.process.communicate()[1]
         made.process = _start(made.run.parent, ["resume", "run"])
-        return
-    alive = [path for path in journals(made.run / "journal") if path.stem.startswith(role) and holders(path)]
-    if not alive:
-        return  # the run is about to end
+        return True
+    while not (alive := [path for path in journals(made.run / "journal") if _is(path, role) and holders(path)]):
+        if made.process.poll() is not None:
+            return False
+        time.sleep(0.05)  # it is being brought back
     victim = alive[int(draws.integers(len(alive)))]
     made.kills.append(Kill(role, victim.stem, time.time()))
     for pid in holders(victim):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    return True
+
+
+def _is(journal: Path, role: str) -> bool:
+    """Whether this is the journal of an actor of this role."""
+    return journal.stem.partition("-")[0] == role
 
 
 def _start(cwd: Path, arguments: Sequence[str]) -> subprocess.Popen[str]:
