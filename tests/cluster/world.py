@@ -69,7 +69,7 @@ def served(folder: Path, **values: object) -> Iterator[World]:
     small: dict[str, object] = {"run.epochs": 1, "cluster.workers": 4, "cluster.shards": 2, "run.folder": str(folder)}
     config = Config.of(small | {name.replace("__", "."): value for name, value in values.items()})
     threads = torch.get_num_threads()
-    prepared = prepare(config)
+    _, prepared = prepare(config)
     spec = prepared.spec
     servers = {
         Address(Role.SHARD, shard): serving.serve_shard(spec, shard, prepared.weights_N[bound].clone()).server
