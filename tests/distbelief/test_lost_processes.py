@@ -21,21 +21,11 @@ from distbelief import cli
 from distbelief.replay import replay
 from distbelief.verify import verify
 from ps.streams import numpy_stream
-from tests.distbelief.kills import Ride, hit_in_mid_exchange, ride
+from tests.distbelief.kills import SLOW, Ride, hit_in_mid_exchange, ride
 from tests.distbelief.test_live import GONE_SECONDS, eventually, gone, launched, temporaries, temporary
 
 OFTEN = ["--workers", "4", "--set", "snapshot.every_seconds=2", "--set", "cluster.turns=2"]
 SOAK = [*OFTEN, "--epochs", "16", "--faults", "slow.toml"]
-# Two of three messages take a while at a shard, drawn for each shard by itself: so exchanges are under way most of the
-# time, and one shard is done with many before the other.
-DELAY_SECONDS = 0.12
-SLOW = f"""
-[[fault]]
-actor = "shard"
-do = "delay"
-every = 1.5
-seconds = {DELAY_SECONDS}
-"""
 KILLS = {"host": 60, "shard": 60, "ledger": 30, "averager": 25, "driver": 25}  # in the long version
 KILLS_PER_RIDE = 20
 EVERY_RIDE = sum(KILLS.values()) // KILLS_PER_RIDE
@@ -154,7 +144,7 @@ def test_processes_are_killed_again_and_again(tmp_path: Path, log: KillsLog, num
         errors.append(error(made.run))
         assert errors[-1] <= max(log.errors("calm")) + A_POINT
         killed.update(made.killed)
-        hits.update(kill.role for kill in hit_in_mid_exchange(made, 2, DELAY_SECONDS))
+        hits.update(kill.role for kill in hit_in_mid_exchange(made, 2))
         roles = roles[len(made.kills) :]
     log.add(ride=str(number), killed=killed, in_mid_exchange=hits, error=max(errors))
 

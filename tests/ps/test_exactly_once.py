@@ -145,6 +145,7 @@ class Cluster:
         self.journals: dict[Address, list[Record]] = {}
         self.laws = [Laws() for _ in self.shards]
         self.happened: Counter[str] = Counter()
+        self.not_finite: set[int] = set()  # leases
         self.workers: dict[int, Worker] = {}
         self.joined = 0
         for _ in range(workers):
@@ -194,8 +195,10 @@ class Cluster:
                     effect_answer = None
 
     def compute(self, worker: Worker, lease: Lease, weights_N: Tensor) -> Gradient:
-        """A pure function of weights and lease, unless this is worker 0 on a bad day."""
-        if worker.index == 0 and len(self.workers) > 1 and self.draws.random() < self.faults:
+        """A pure function of weights and lease, unless this is worker 0 on a bad day; none has two such days."""
+        bad = worker.index == 0 and len(self.workers) > 1 and self.draws.random() < self.faults
+        if bad and lease.id not in self.not_finite:
+            self.not_finite.add(lease.id)
             self.happened["not finite"] += 1
             return Gradient(float("nan"), 0, 0, False, weights_N)
         noise_N = torch.randn(self.layout.size, generator=torch_stream(PLAN.seed, f"lease/{lease.id}"))
