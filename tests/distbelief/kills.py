@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from ps.journal import ExchangeRefused, FaultFired, PullHandled, PushHandled, ShardOpened, WorkerExchanged
+from ps.standby import HANDLED
 from ps.streams import numpy_stream
 from ps.wire.files import journals, read_journal
 from tests.distbelief.test_live import COMMAND, descendants, temporary
@@ -195,7 +196,8 @@ def _delayed_until(folder: Path, shard: int, end: float) -> bool:
             delayed = record.now
         elif isinstance(record, ShardOpened):
             delayed = 0.0
-        last = max(last, getattr(record, "now", 0.0))
+        elif isinstance(record, HANDLED):
+            last = max(last, record.now)
     return bool(delayed) and last < delayed + DELAY_SECONDS
 
 
