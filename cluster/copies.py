@@ -18,6 +18,7 @@ from torch import Tensor
 
 FLOAT_BYTES = 4
 _BLOCK_BYTES = 4096
+_SPARE = 2  # vectors of one length, beside the limit: fresh memory costs as much again as the copy
 
 
 @dataclass(slots=True)
@@ -44,6 +45,7 @@ class Copies:
         self._kept: dict[Hashable, _Kept] = {}
         self._file: IO[bytes] | None = None
         self._free: list[int] = []
+        self._spare: dict[int, list[Tensor]] = {}  # by length: memory that was used and is at hand
         self._end = 0
         self.memory_bytes = 0
         self.spilled_bytes = 0
@@ -61,23 +63,28 @@ class Copies:
             return
         size = vector_N.numel() * FLOAT_BYTES
         if self.memory_bytes + size <= self._limit:
-            self._kept[key] = _Kept(uses, vector_N.clone(), None)
+            self._kept[key] = _Kept(uses, self._copied(vector_N), None)
             self.memory_bytes += size
         else:
             self._kept[key] = _Kept(uses, None, self._spill(vector_N))
 
     def load(self, key: Hashable, out_N: Tensor) -> None:
         """Copy what is kept under this key into `out_N`, of its length."""
+        if (vector_N := self.view(key, out_N)) is not out_N:
+            out_N.copy_(vector_N)
+
+    def view(self, key: Hashable, room_N: Tensor) -> Tensor:
+        """What is kept under this key: itself, to be read until the next `keep`, or read from disk into `room_N`."""
         kept = self._kept[key]
         if kept.vector_N is not None:
-            out_N.copy_(kept.vector_N)
-            return
+            return kept.vector_N
         assert self._file is not None
         assert kept.offset is not None
-        view, offset = _bytes(out_N), kept.offset
+        view, offset = _bytes(room_N), kept.offset
         while view:
             got = os.preadv(self._file.fileno(), [view], offset)
             view, offset = view[got:], offset + got
+        return room_N
 
     def release(self, key: Hashable) -> None:
         """One use less; after the last one the vector is forgotten."""
@@ -88,9 +95,16 @@ class Copies:
         del self._kept[key]
         if kept.vector_N is not None:
             self.memory_bytes -= kept.vector_N.numel() * FLOAT_BYTES
+            spare = self._spare.setdefault(kept.vector_N.numel(), [])
+            if len(spare) < _SPARE:
+                spare.append(kept.vector_N)
         elif kept.offset is not None:
             self._free.append(kept.offset)
             self.spilled_bytes -= self._slot_bytes
+
+    def _copied(self, vector_N: Tensor) -> Tensor:
+        spare = self._spare.get(vector_N.numel())
+        return spare.pop().copy_(vector_N) if spare else vector_N.clone()
 
     def _spill(self, vector_N: Tensor) -> int:
         if self._file is None:

@@ -132,9 +132,9 @@ class SharedVectors:
         push = exchange.push
         if push is not None:
             key = "gradient", exchange.worker
-            self._copies.load(key, self._gradient_N)
+            gradient_N = self._copies.view(key, self._gradient_N)
             self._copies.release(key)
-            push = replace(push, gradient_N=self._gradient_N[self._bounds[exchange.shard]])
+            push = replace(push, gradient_N=gradient_N[self._bounds[exchange.shard]])
         return replace(exchange, push=push, weights_N=None if exchange.weights_N is None else weights_N)
 
     def pulled(self, exchange: Exchange, reading: Reading) -> None:

@@ -1,11 +1,12 @@
 """Interval set: non-negative integers that arrive nearly in order, such as the ids of applied leases.
 
-Kept as sorted intervals that neither overlap nor touch. A run that applied a million leases in order holds one
+Kept as sorted intervals, packed, that neither overlap nor touch. A run that applied a million leases in order holds one
 interval; each lease still missing costs one more.
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -24,8 +25,8 @@ class IntervalSet:
     __slots__ = ("_count", "_starts", "_stops")
 
     def __init__(self) -> None:
-        self._starts: list[int] = []  # ascending; _stops[i - 1] < _starts[i] < _stops[i]
-        self._stops: list[int] = []
+        self._starts = array("q")  # ascending; _stops[i - 1] < _starts[i] < _stops[i]
+        self._stops = array("q")
         self._count = 0
 
     @classmethod
@@ -84,8 +85,8 @@ class IntervalSet:
         i = bisect_right(self._starts, x) - 1
         start, stop = self._starts[i], self._stops[i]
         rest = [(a, b) for a, b in ((start, x), (x + 1, stop)) if a < b]
-        self._starts[i : i + 1] = [a for a, _ in rest]
-        self._stops[i : i + 1] = [b for _, b in rest]
+        self._starts[i : i + 1] = array("q", [a for a, _ in rest])
+        self._stops[i : i + 1] = array("q", [b for _, b in rest])
         self._count -= 1
         return True
 

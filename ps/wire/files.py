@@ -34,15 +34,9 @@ _FRAME = struct.Struct("<III")  # length of the body, CRC-32 of these four bytes
 _LENGTH = struct.Struct("<I")
 SUFFIX = ".journal"
 
-_encode = Encoder().encode
+_encode, _pack, _checksum = Encoder().encode, _FRAME.pack, zlib.crc32
 _header = Decoder(Header).decode
 _record: Callable[[bytes], Record] = Decoder(Record).decode
-
-
-def _frame(body: bytes) -> bytes:
-    """What comes before this body."""
-    length = len(body)
-    return _FRAME.pack(length, _length_check(length), zlib.crc32(body))
 
 
 @lru_cache(maxsize=1024)
@@ -80,14 +74,16 @@ class JournalWriter:
             os.ftruncate(self._file, end)
         if not end:
             header = _encode(Header(run, actor))
-            self._write(MAGIC + _frame(header) + header)
+            frame = _pack(len(header), _length_check(len(header)), _checksum(header))
+            self._write(MAGIC + frame + header)
 
     def write(self, records: Iterable[Record]) -> None:
         """Append these records, all in one write."""
         waiting = self._waiting
         for record in records:
             body = _encode(record)
-            waiting += _frame(body)
+            length = len(body)
+            waiting += _pack(length, _length_check(length), _checksum(body))
             waiting += body
         if len(waiting) > self._kept_back:
             self._flush()

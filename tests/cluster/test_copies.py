@@ -56,3 +56,26 @@ def test_a_vector_is_forgotten_after_its_last_use_and_its_place_used_again(copie
     copies.keep("e", vector_N)
     assert copies.memory_bytes == 2 * 5000 * 4
     assert len(copies) == 3
+
+
+def test_what_is_looked_at_is_what_is_kept_in_memory_or_comes_from_disk(copies: Copies) -> None:
+    for number, value in enumerate((1.0, 2.0, 3.0)):
+        copies.keep(number, torch.full((5000,), value))
+    room_N = torch.zeros(5000)
+    kept_N = copies.view(0, room_N)
+    assert torch.equal(kept_N, torch.ones(5000))
+    assert torch.equal(room_N, torch.zeros(5000))
+    assert copies.view(2, room_N) is room_N
+    assert torch.equal(room_N, torch.full((5000,), 3.0))
+
+
+def test_memory_that_was_used_is_used_again_for_the_same_length_only(copies: Copies) -> None:
+    copies.keep("a", torch.ones(5000))
+    used = copies.view("a", torch.empty(0)).data_ptr()
+    copies.release("a")
+    copies.keep("short", torch.ones(16))
+    copies.keep("b", torch.full((5000,), 2.0))
+    found_N = copies.view("b", torch.empty(0))
+    assert found_N.data_ptr() == used
+    assert torch.equal(found_N, torch.full((5000,), 2.0))
+    assert torch.equal(copies.view("short", torch.empty(0)), torch.ones(16))
