@@ -39,7 +39,7 @@ DIGITS_FINGERPRINT = "4f1c7763060452d99ee48258b57a75ccb00c7563bcb153fbe83315447f
 
 def prepared(folder: Path, **values: object) -> Prepared:
     given = {key.replace("_", ".", 1): value for key, value in values.items()}
-    return prepare(Config.of({"run.folder": str(folder), **given}))
+    return prepare(Config.of({"run.folder": str(folder), **given}))[1]
 
 
 def refusal(folder: Path, **values: object) -> str:
@@ -170,7 +170,7 @@ def test_member_0_is_a_plain_run(tmp_path: Path) -> None:
 
 def test_a_member_is_the_same_again_from_its_config_toml(tmp_path: Path) -> None:
     once = member(tmp_path / "a", 2)
-    again = prepare(Config.of({"run.folder": str(tmp_path / "b")}, tmp_path / "a" / "config.toml"))
+    _, again = prepare(Config.of({"run.folder": str(tmp_path / "b")}, tmp_path / "a" / "config.toml"))
     assert again.spec.plan == once.spec.plan
     assert again.spec.plan != member(tmp_path / "c", 2, run_seed=1).spec.plan
 
@@ -421,7 +421,7 @@ def test_the_facts_that_a_person_sees_first(tmp_path: Path, monkeypatch: pytest.
         "rule.rule": "momentum", "rule.momentum": 0.5, "cluster.workers": 8, "cluster.shards": 2,
     }  # fmt: skip
     config = Config.of(chosen)
-    found = prepare(config)
+    _, found = prepare(config)
     monkeypatch.setattr(launcher.memory, "needed_bytes", lambda spec, turns: 3 << 29)
     facts = dict(launcher.shown(config, found))
     assert facts == {
