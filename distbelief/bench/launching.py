@@ -23,8 +23,11 @@ LOOK_SECONDS = 0.5  # between two looks at the memory
 PROGRAM = "from distbelief.cli import main; main()"
 
 
-def launched(options: Sequence[str]) -> tuple[dict[str, Any], int]:
+def launched(options: Sequence[str], weighed: bool = False) -> tuple[dict[str, Any], int]:
     """Launch a run with these options; return its summary, and the most memory that it took, in bytes.
+
+    Args:
+        weighed: Look at its memory, which holds up processes that have much of it: not for a run whose speed matters.
 
     Raises:
         RunFailed: It did not end as it should.
@@ -34,7 +37,8 @@ def launched(options: Sequence[str]) -> tuple[dict[str, Any], int]:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             peak = 0
             while process.poll() is None:
-                peak = max(peak, _memory(process.pid))
+                if weighed:
+                    peak = max(peak, _memory(process.pid))
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(LOOK_SECONDS)
             assert process.stderr is not None

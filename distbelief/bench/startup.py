@@ -27,7 +27,7 @@ def startup_command(preset: str, workers: int, runs: int, as_json: bool) -> int:
     found: list[tuple[float, float]] = []
     with bar(f"launches of {preset}") as progress:
         for number in range(runs):
-            summary, peak = launched(["--preset", preset, "--workers", str(workers), "--epochs", "1"])
+            summary, peak = launched(["--preset", preset, "--workers", str(workers), "--epochs", "1"], weighed=True)
             found.append((float(summary["first_update_seconds"]), float(peak)))
             progress(number + 1, runs)
     seconds, memory = (Spread.of(values) for values in zip(*found, strict=True))
