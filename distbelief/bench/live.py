@@ -119,7 +119,7 @@ def bare(model: str, batch_size: int, seconds: float) -> Side:
 
 
 def _live(model: str, workers: int, batch_size: int, seconds: int, threads: int) -> float:
-    data = "large" if input_size(model) else "small"
+    data = "small" if (input_size(model) or SMALL_SIZE) == SMALL_SIZE else "large"
     chosen = ("run.evaluate_share=0", f"cluster.threads={threads}", "rule.rule=momentum", f"schedule.rate={RATE}")
     settings = [word for each in chosen for word in ("--set", each)]
     summary, _ = launched([
