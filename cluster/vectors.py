@@ -22,6 +22,7 @@ from workers.program import Gradient
 
 if TYPE_CHECKING:
     from cluster.machines import Computation
+    from cluster.spec import RunSpec
     from ps.messages import Exchange, Lease, Reading
 
 
@@ -44,11 +45,18 @@ class Vectors(Protocol):
         """A worker is gone. What it sent is still on its way."""
 
 
+def shareable(spec: RunSpec) -> bool:
+    """Whether a simulation of this run may share them: its programs only read their weights, and every message is
+    handled once, as it was sent.
+    """
+    return not (spec.program.steps_in_place or spec.faults or spec.cluster.replicas)
+
+
 class OwnVectors:
     """Buffers of every worker's own.
 
     Args:
-        elements: N; 0 for a simulation without gradients.
+        elements: N.
         computation: Computes every worker's gradients.
         pulls: Buffers that a worker has for its weights.
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from cluster.spec import RunSpec
+from cluster.vectors import shareable
 from ps.errors import BadInput
 from ps.samples import WAITING_SAMPLES
 
@@ -45,8 +46,7 @@ def simulated_bytes(spec: RunSpec) -> int:
     vectors *= 1 + spec.cluster.replicas
     vectors += 1 + SIMULATED_VECTORS  # the averager's
     size_bytes, kept = spec.layout.size * FLOAT_BYTES, workers * (1 + program.pulls + program.vectors_per_worker)
-    shared = not (program.steps_in_place or spec.faults or spec.cluster.replicas)
-    versions_bytes = min(kept * size_bytes, for_versions()) if shared else kept * size_bytes
+    versions_bytes = min(kept * size_bytes, for_versions()) if shareable(spec) else kept * size_bytes
     return vectors * size_bytes + versions_bytes + 2 * PROCESS_BYTES
 
 

@@ -35,7 +35,7 @@ from cluster.pieces import Pieces, with_gradients, without_gradients
 from cluster.recording import Recording
 from cluster.simulated import Simulation, shard_address
 from cluster.spec import RunSpec, RunStatus
-from cluster.vectors import OwnVectors, SharedVectors, Vectors
+from cluster.vectors import OwnVectors, SharedVectors, Vectors, shareable
 from distbelief import advisor, memory, own, rundir
 from distbelief.affordable import affordable
 from distbelief.card import Card
@@ -206,8 +206,10 @@ class _Simulate:
         batches = build_batches(self._spec, dataset, UnreadableList(self._spec.unreadable).add)
         computation = build_computation(self._spec, dataset, batches.batch)
         pulls = self._spec.program.pulls
-        vectors: Vectors = SharedVectors(self._spec.bounds, computation, copies, pulls)
-        if self._spec.program.steps_in_place or self._spec.faults or self._spec.cluster.replicas:
+        vectors: Vectors
+        if shareable(self._spec):
+            vectors = SharedVectors(self._spec.bounds, computation, copies, pulls)
+        else:
             vectors = OwnVectors(self._spec.layout.size, computation, pulls)
         self._trace = Trace(vectors, self._spec.elements[0], self._config.run.seed)
         if advisor.measurable(self._config):

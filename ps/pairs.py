@@ -22,9 +22,8 @@ class Pairs:
     """The book."""
 
     def __init__(self) -> None:
-        self._parted: dict[
-            int, tuple[int, int, bool]
-        ] = {}  # shard to incarnation, pair, and whether its leader goes on
+        # Shard to incarnation, pair, and whether its leader goes on.
+        self._parted: dict[int, tuple[int, int, bool]] = {}
 
     def ruled(self, now: float, claim: Claim, incarnation: int) -> Outbox:
         """The answer to this claim. `incarnation`: the newest one of this shard that is known."""

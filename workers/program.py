@@ -123,7 +123,7 @@ Program = Generator[Effect, Answer, None]
 class Tally(Struct):
     """What the gradients of one lease came to, over its batches."""
 
-    losses: list[tuple[tuple[float, ...], int]] = []
+    losses: list[tuple[tuple[float, ...], int]] = []  # main and auxiliary, and of how many; each tally has its own list
     errors: int = 0
     skipped: int = 0
     finite: bool = True

@@ -31,7 +31,8 @@ from workers.inception import initialise
 from workers.models import build, input_size
 
 CLASSES, CHANNELS = 10, 3
-SMALL_SIZE = 32  # pixels; for networks that take images as they are
+SMALL_SIZE, LARGE_SIZE = 32, 224  # pixels; small ones also where a network takes images as they are
+DATA = {SMALL_SIZE: "small", LARGE_SIZE: "large"}  # the functions below
 IMAGES = 64  # different ones
 EXAMPLES = 1_000_000  # more than any run here gets through; they are the images, again and again
 TESTED = 16
@@ -60,12 +61,16 @@ class Pictures:
 
 
 def large(split: str) -> Pictures:
-    """For GoogLeNet: 224 pixels."""
-    return Pictures(224, EXAMPLES if split == "train" else TESTED)
+    return Pictures(LARGE_SIZE, EXAMPLES if split == "train" else TESTED)
 
 
 def small(split: str) -> Pictures:
     return Pictures(SMALL_SIZE, EXAMPLES if split == "train" else TESTED)
+
+
+def side_of(model: str) -> int:
+    """Of the images for this network, in pixels."""
+    return input_size(model) or SMALL_SIZE
 
 
 def live_command(model: str, workers: int, batch_size: int, seconds: int, pairs: int, as_json: bool) -> int:
@@ -96,7 +101,7 @@ def live_command(model: str, workers: int, batch_size: int, seconds: int, pairs:
 
 def bare(model: str, batch_size: int, seconds: float) -> Side:
     """The bare loop."""
-    side = input_size(model) or SMALL_SIZE
+    side = side_of(model)
     network = build(model, CLASSES, CHANNELS, side)
     initialise(network, SEED)
     layout = Layout.of(network.named_parameters(), 1)
@@ -119,11 +124,10 @@ def bare(model: str, batch_size: int, seconds: float) -> Side:
 
 
 def _live(model: str, workers: int, batch_size: int, seconds: int, threads: int) -> float:
-    data = "small" if (input_size(model) or SMALL_SIZE) == SMALL_SIZE else "large"
     chosen = ("run.evaluate_share=0", f"cluster.threads={threads}", "rule.rule=momentum", f"schedule.rate={RATE}")
     settings = [word for each in chosen for word in ("--set", each)]
     summary, _ = launched([
-        "--data", f"distbelief.bench.live:{data}", "--model", model, "--workers", str(workers),
+        "--data", f"distbelief.bench.live:{DATA[side_of(model)]}", "--model", model, "--workers", str(workers),
         "--batch-size", str(batch_size), "--epochs", "1", "--max-seconds", str(seconds), *settings,
     ])  # fmt: skip
     if not summary["images_per_second"]:

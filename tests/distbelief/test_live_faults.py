@@ -66,13 +66,18 @@ every = 80
 """
 
 
-@pytest.mark.timeout(600)
-def test_a_run_survives_what_is_planned_for_it(tmp_path: Path) -> None:
-    (tmp_path / "faults.toml").write_text(KILLS)
-    options = ["--workers", "4", "--shards", "2", "--epochs", "12", "--batch-size", "16", "--faults", "faults.toml"]
-    with launched(tmp_path, *options) as process:
+def survived(folder: Path, plan: str, *options: str) -> str:
+    """Launch a run that this is planned for; return what it said when it had come to its end."""
+    (folder / "faults.toml").write_text(plan)
+    with launched(folder, *options, "--faults", "faults.toml") as process:
         _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
+    return err
+
+
+@pytest.mark.timeout(600)
+def test_a_run_survives_what_is_planned_for_it(tmp_path: Path) -> None:
+    err = survived(tmp_path, KILLS, "--workers", "4", "--shards", "2", "--epochs", "12", "--batch-size", "16")
     assert "6 planned in " in err
     run = tmp_path / "run"
     fired = [r for path in journals(run / "journal") for r in read_journal(path) if isinstance(r, FaultFired)]
@@ -110,11 +115,8 @@ every = 80
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("replicas", ["0", "1"])
 def test_a_run_with_prefetch_survives_too_and_comes_out_again(replicas: str, tmp_path: Path) -> None:
-    (tmp_path / "faults.toml").write_text(KILLED_AHEAD)
-    options = ["--workers", "4", "--shards", "2", "--epochs", "8", "--batch-size", "16", "--faults", "faults.toml"]
-    with launched(tmp_path, *options, "--prefetch", "--replicas", replicas) as process:
-        _, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
+    options = ["--workers", "4", "--shards", "2", "--epochs", "8", "--batch-size", "16"]
+    survived(tmp_path, KILLED_AHEAD, *options, "--prefetch", "--replicas", replicas)
     summary = summary_of(tmp_path)
     assert (summary["stopped_by"], summary["prefetch"], summary["faults"]["kill"]) == ("completed", True, 2)
     assert summary["worker_seconds"]["hidden"] > 0
@@ -135,11 +137,8 @@ event = 200
 @pytest.mark.timeout(600)
 def test_a_host_that_stands_still_does_not_slow_the_others(tmp_path: Path) -> None:
     """Workers 2 and 3 go on at their pace; what 0 and 1 had in hand is granted to them."""
-    (tmp_path / "faults.toml").write_text(STOP)
-    options = ["--workers", "4", "--shards", "1", "--epochs", "60", "--batch-size", "32", "--faults", "faults.toml"]
-    with launched(tmp_path, *options, "--set", "cluster.turns=2", "--set", "ledger.lease_seconds=3") as process:
-        _, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
+    options = ["--workers", "4", "--shards", "1", "--epochs", "60", "--batch-size", "32"]
+    survived(tmp_path, STOP, *options, "--set", "cluster.turns=2", "--set", "ledger.lease_seconds=3")
     run = tmp_path / "run" / "journal"
     (stopped,) = [r.now for r in read_journal(run / "host-0.journal") if isinstance(r, FaultFired)]
     applied = [
